@@ -1,0 +1,314 @@
+"""The page of knobs. A TOML file, a preset of configs/ or `--set section.key=value` is a small diff of these defaults,
+which are the official v2 preset for one GPU (Karras et al.). An unknown key is refused with the nearest name."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import importlib.resources
+import tomllib
+import typing
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, fields
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Any, Literal
+
+import tomli_w
+
+from progan.errors import UserError
+from progan.schedule import OFFICIAL_BATCH, OFFICIAL_LR, OFFICIAL_TICK_KIMG, Schedule, Table
+
+
+@dataclass(frozen=True)
+class Data:
+    """What is learnt."""
+
+    source: str = "faces"  # a pyramid, a folder or zip of pictures, `faces`, or `faces:COUNT`
+    mirror: bool = True  # turn every other real picture left to right
+    max_images: int = 0  # use the first N only; 0 = all
+
+
+@dataclass(frozen=True)
+class Growth:
+    """When the networks grow. Every kimg and the batch: a number, or a table by resolution."""
+
+    max_res: int = 1024
+    start_res: int = 4
+    stable_kimg: Table = 600.0  # thousand real images at a resolution, alone
+    fade_kimg: Table = 600.0  # thousand real images while it fades in
+    final_kimg: float = 2400.0  # in place of stable_kimg at max_res
+    batch: Table = field(default_factory=lambda: OFFICIAL_BATCH)  # images a step, over all devices
+
+
+@dataclass(frozen=True)
+class Networks:
+    """How G and D are built."""
+
+    channels: int = 3  # 1 or 3
+    latent_size: int = 512
+    fmap_base: int = 8192  # feature maps of a layer = min(fmap_base / 2^(index * fmap_decay), fmap_max)
+    fmap_max: int = 512
+    fmap_decay: float = 1.0
+    pixel_norm: bool = True
+    equalized: bool = True  # equalized learning rate
+    mbstd_group: int = 4  # wanted group of the minibatch standard deviation; 0 = no such layer
+    d_pool: Literal["before", "after"] = "before"  # D's 2x2 mean, before or after the activation
+    leaky_slope: float = 0.2
+
+
+@dataclass(frozen=True)
+class Loss:
+    """WGAN-GP with drift."""
+
+    wgan_lambda: float = 10.0  # weight of the gradient penalty
+    wgan_target: float = 1.0  # wanted norm of the gradient
+    wgan_epsilon: float = 0.001  # weight of the drift term
+    gp_norm: Literal["full", "native"] = "full"  # norm of the gradient at the final or at the present resolution
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a step is taken."""
+
+    seed: int = 1000
+    lr: Table = field(default_factory=lambda: OFFICIAL_LR)  # Adam's rate of G and D, a number or a table by resolution
+    d_repeats: int = 1  # D steps a G step
+    ema_beta: float = 0.999  # share that the averaged G keeps at each D step
+    ema_kimg: float = 0.0  # half-life of the average in thousand images; 0 = ema_beta decides
+    micro_batch: int | Literal["auto"] = "auto"  # images a forward pass; auto = all, or as many as memory holds
+
+
+@dataclass(frozen=True)
+class Logging:
+    """What is written when. A tick is a status interval."""
+
+    tick_kimg: Table = field(default_factory=lambda: OFFICIAL_TICK_KIMG)
+    snapshot_ticks: int = 5  # pictures and a generator for people; also at the end of each phase; 0 = only there
+    checkpoint_ticks: int = 5  # the whole state, to go on from; also at the end of each phase; 0 = only there
+    keep: int = 3  # checkpoints that stay
+    keep_every: int = 0  # and every Nth tick's checkpoint for good; 0 = none
+
+
+@dataclass(frozen=True)
+class Config:
+    """All knobs of a run."""
+
+    data: Data = field(default_factory=Data)
+    growth: Growth = field(default_factory=Growth)
+    networks: Networks = field(default_factory=Networks)
+    loss: Loss = field(default_factory=Loss)
+    training: Training = field(default_factory=Training)
+    logging: Logging = field(default_factory=Logging)
+
+
+SECTIONS: dict[str, type] = {f.name: typing.get_type_hints(Config)[f.name] for f in fields(Config)}
+FREE_ON_RESUME = ("data.source", "training.micro_batch", "logging.")
+"""Keys that a continued run may change: they do not touch the result. (The data itself is compared by its content.)"""
+
+
+def preset_folder() -> Traversable:
+    """Where the presets are: configs/ beside the package in a checkout, else progan.configs inside the wheel."""
+    checkout = Path(__file__).parents[1] / "configs"
+    return checkout if (checkout / "default.toml").is_file() else importlib.resources.files("progan") / "configs"
+
+
+def preset_names() -> list[str]:
+    """All presets by name, sorted."""
+    return sorted(p.name.removesuffix(".toml") for p in preset_folder().iterdir() if p.name.endswith(".toml"))
+
+
+def load(source: str | None = None, overrides: Sequence[str] = ()) -> Config:
+    """Defaults, changed by a preset's name or a TOML file, changed by `section.key=value` texts in order.
+
+    Raises UserError for a file that is missing or no TOML, an unknown key, a value of the wrong type, a forbidden value.
+    """
+    tables = _read(source) if source else {}
+    for text in overrides:
+        _override(tables, text)
+    return from_tables(tables, source or "the defaults")
+
+
+def parse(text: str, origin: str = "the configuration") -> Config:
+    """The configuration that a TOML text describes. Errors as in `load`."""
+    try:
+        return from_tables(tomllib.loads(text), origin)
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"{origin} is not valid TOML: {error}.") from None
+
+
+def dump(config: Config) -> str:
+    """All knobs as TOML; `parse(dump(config)) == config`."""
+    return tomli_w.dumps(dataclasses.asdict(config))
+
+
+def flatten(config: Config) -> dict[str, Any]:
+    """`{"section.key": value}` of every knob."""
+    return {f"{s}.{k}": v for s, table in dataclasses.asdict(config).items() for k, v in table.items()}
+
+
+def diff(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
+    """`{"section.key": (old, new)}` of the knobs that differ."""
+    a, b = flatten(old), flatten(new)
+    return {key: (a[key], b[key]) for key in a if a[key] != b[key]}
+
+
+def binding_diff(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
+    """`diff` without the keys that a continued run may change."""
+    return {key: pair for key, pair in diff(old, new).items() if not key.startswith(FREE_ON_RESUME)}
+
+
+def schedule_of(config: Config) -> Schedule:
+    """The growth plan that a configuration describes. Raises ValueError for an impossible one."""
+    return Schedule(
+        **{f.name: getattr(config.growth, f.name) for f in fields(Growth)},
+        lr_G=config.training.lr,
+        lr_D=config.training.lr,
+        tick_kimg=config.logging.tick_kimg,
+    )
+
+
+def generator_arguments(config: Config) -> dict[str, Any]:
+    """Keyword arguments of `Generator`."""
+    return _network_arguments(config, without=("mbstd_group", "d_pool"))
+
+
+def discriminator_arguments(config: Config) -> dict[str, Any]:
+    """Keyword arguments of `Discriminator`."""
+    return _network_arguments(config, without=("latent_size", "pixel_norm"))
+
+
+def _network_arguments(config: Config, without: Iterable[str]) -> dict[str, Any]:
+    knobs = dataclasses.asdict(config.networks) | {"max_res": config.growth.max_res}
+    return {key: value for key, value in knobs.items() if key not in without}
+
+
+def _read(source: str) -> dict[str, Any]:
+    """The tables of a preset's name or of a file's path."""
+    is_path = source.endswith(".toml") or "/" in source or "\\" in source
+    if not is_path and source not in preset_names():
+        raise UserError(f"--config {source}: no such preset{nearest(source, preset_names())}; a file's name ends in .toml.")
+    path = Path(source) if is_path else preset_folder() / f"{source}.toml"
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"--config {source}: the file cannot be read ({error.strerror}).") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"--config {source} is not valid TOML: {error}.") from None
+
+
+def _override(tables: dict[str, Any], text: str) -> None:
+    """Apply `section.key=value`, or `section.key.256=value` for one entry of a table by resolution."""
+    name, equals, value = text.partition("=")
+    path = name.strip().split(".")
+    if not equals or len(path) not in (2, 3):
+        raise UserError(f"--set {text}: write it as section.key=value, for example growth.fade_kimg=30.")
+    section = tables.setdefault(path[0], {})
+    if len(path) == 2:
+        section[path[1]] = _value(value.strip())
+        return
+    default = getattr(SECTIONS.get(path[0], lambda: None)(), path[1], None)
+    table = section.get(path[1], default)
+    section[path[1]] = (dict(table) if isinstance(table, dict) else {"base": table}) | {path[2]: _value(value.strip())}
+
+
+def _value(text: str) -> Any:
+    """A TOML value; what is none is a string."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def from_tables(tables: dict[str, Any], origin: str) -> Config:
+    """Check nested tables and turn them into a Config."""
+    for name in tables:
+        if name not in SECTIONS:
+            raise UserError(f"{origin}: there is no section `{name}`{nearest(name, SECTIONS)}.")
+    config = Config(**{name: _section(name, table, origin) for name, table in tables.items()})
+    _validate(config, origin)
+    return config
+
+
+def _section(name: str, table: Any, origin: str) -> Any:
+    hints = typing.get_type_hints(SECTIONS[name])
+    if not isinstance(table, dict):
+        raise UserError(f"{origin}: `{name}` is a section, write {name}.key = value.")
+    for key in table:
+        if key not in hints:
+            raise UserError(f"{origin}: there is no key `{name}.{key}`{nearest(key, hints, name + '.')}.")
+    return SECTIONS[name](**{key: _typed(value, hints[key], f"{origin}: {name}.{key}") for key, value in table.items()})
+
+
+def _typed(value: Any, hint: Any, where: str) -> Any:
+    """The value as the annotation wants it. Raises UserError where it does not fit."""
+    if hint is Table:
+        return _table(value, where)
+    if typing.get_origin(hint) is Literal:
+        if value in typing.get_args(hint):
+            return value
+        raise UserError(f"{where} is one of {', '.join(map(repr, typing.get_args(hint)))}, not {value!r}.")
+    if typing.get_args(hint):  # int | Literal["auto"]
+        return value if value == "auto" else _typed(value, int, where)
+    if hint is float and type(value) is int:
+        return float(value)
+    if type(value) is not hint:
+        raise UserError(f"{where} is {_kind(hint)}, not {value!r}.")
+    return value
+
+
+def _table(value: Any, where: str) -> Table:
+    """A number, or a table of numbers by resolution, its keys ordered and written as text."""
+    if not isinstance(value, dict):
+        _typed(value, float, where)
+        return value  # type: ignore[no-any-return]
+    allowed = ["base", *(str(4 << s) for s in range(9))]
+    for key in value:
+        if key not in allowed:
+            raise UserError(f"{where} has an entry for `{key}`; entries are {', '.join(allowed)}.")
+    for key in value:
+        _typed(value[key], float, f"{where}.{key}")
+    return {key: value[key] for key in allowed if key in value}
+
+
+def _kind(hint: type) -> str:
+    return {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}[hint]
+
+
+def nearest(name: str, names: Iterable[str], prefix: str = "") -> str:
+    """`, did you mean ...?` or the whole list: the end of a sentence about a name that does not exist."""
+    names = list(names)
+    close = difflib.get_close_matches(name, names, 1)
+    return f"; did you mean `{prefix}{close[0]}`?" if close else f"; there are {', '.join(names)}"
+
+
+def _validate(config: Config, origin: str) -> None:
+    """Refuse what no run could use. Each message names the key."""
+    try:
+        schedule_of(config)
+    except ValueError as error:
+        raise UserError(f"{origin}: growth: {error}.") from None
+    n, t = config.networks, config.training
+    rules = {
+        "networks.channels is 1 or 3": n.channels in (1, 3),
+        "networks.latent_size is at least 1": n.latent_size >= 1,
+        "networks.fmap_max and fmap_base leave at least one feature map": min(n.fmap_max, smallest_maps(config)) >= 1,
+        "loss.wgan_target is above 0": config.loss.wgan_target > 0,
+        "training.d_repeats is at least 1": t.d_repeats >= 1,
+        "training.ema_beta is in 0..1 (below 1)": 0 <= t.ema_beta < 1,
+        "training.ema_kimg is at least 0": t.ema_kimg >= 0,
+        "training.micro_batch is at least 1, or auto": t.micro_batch == "auto" or t.micro_batch >= 1,
+        "training.seed is at least 0": t.seed >= 0,
+        "data.max_images is at least 0": config.data.max_images >= 0,
+        "logging.keep is at least 1": config.logging.keep >= 1,
+        "logging ticks are at least 0": min(dataclasses.astuple(config.logging)[1:]) >= 0,
+    }
+    for rule, holds in rules.items():
+        if not holds:
+            raise UserError(f"{origin}: {rule}.")
+
+
+def smallest_maps(config: Config) -> int:
+    """Feature maps of the layer at max_res, the narrowest one."""
+    n = config.networks
+    return int(n.fmap_base / 2.0 ** ((config.growth.max_res.bit_length() - 2) * n.fmap_decay))

@@ -1,0 +1,54 @@
+"""What a person sees while something runs: lines that stay, and one that is rewritten."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+from typing import TextIO
+
+
+class Console:
+    """Lines for people. Where the output is no terminal there is no rewriting: the live line is printed once a minute."""
+
+    def __init__(self, stream: TextIO | None = None, live_sec: float = 60.0) -> None:
+        self.stream = stream or sys.stdout
+        self.terminal = self.stream.isatty()
+        self.live_sec = 0.2 if self.terminal else live_sec
+        self._last_live = time.monotonic()
+        self._pending = False
+
+    def line(self, text: str) -> None:
+        """Print a line that stays."""
+        self._clear()
+        print(text, file=self.stream, flush=True)
+        self._last_live = time.monotonic()
+
+    def live(self, text: str) -> None:
+        """Show where things are, if it is time to."""
+        if time.monotonic() - self._last_live < self.live_sec:
+            return
+        if not self.terminal:
+            self.line(text)
+            return
+        self._clear()
+        self.stream.write(text[: shutil.get_terminal_size().columns - 1])
+        self.stream.flush()
+        self._pending, self._last_live = True, time.monotonic()
+
+    def _clear(self) -> None:
+        if self._pending:
+            self.stream.write("\r\x1b[K")
+            self._pending = False
+
+
+def duration(seconds: float) -> str:
+    """`42s`, `7m 03s`, `3h 20m`, `12d 04h`."""
+    minutes, hours, days = seconds / 60, seconds / 3600, seconds / 86400
+    if seconds < 60:
+        return f"{seconds:.0f}s"
+    if hours < 1:
+        return f"{int(minutes)}m {int(seconds) % 60:02d}s"
+    if days < 1:
+        return f"{int(hours)}h {int(minutes) % 60:02d}m"
+    return f"{int(days)}d {int(hours) % 24:02d}h"

@@ -1,0 +1,1 @@
+"""Pictures become a pyramid (prepare), the one thing that training reads."""

@@ -1,0 +1,44 @@
+"""Where tensors live, and how much room there is."""
+
+from __future__ import annotations
+
+import psutil
+import torch
+
+from progan.errors import UserError
+
+
+def pick_device(name: str) -> torch.device:
+    """`auto` (CUDA, else MPS, else CPU), `cpu`, `cuda`, `cuda:1`, `mps`. Raises UserError for what is not here."""
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if name == "auto":
+        return torch.device(next(kind for kind in ("cuda", "mps", "cpu") if available[kind]))
+    kind, _, index = name.partition(":")
+    if kind not in available or (index and not index.isdigit()):
+        raise UserError(f"--device {name}: unknown; use auto, cpu, cuda, cuda:N or mps.")
+    if not available[kind]:
+        raise UserError(f"--device {name}: this machine has no such device; --device auto takes what there is.")
+    if kind == "cuda" and index and int(index) >= torch.cuda.device_count():
+        raise UserError(f"--device {name}: this machine has {torch.cuda.device_count()} CUDA device(s), counted from 0.")
+    return torch.device(name)
+
+
+def describe(device: torch.device) -> str:
+    """One line for people: `NVIDIA H100 (80 GB)`, `CPU (2 threads)`."""
+    if device.type == "cuda":
+        properties = torch.cuda.get_device_properties(device)
+        return f"{properties.name} ({properties.total_memory / 1e9:.0f} GB)"
+    return f"CPU ({torch.get_num_threads()} threads)" if device.type == "cpu" else device.type.upper()
+
+
+def memory_gb(device: torch.device) -> tuple[float, float]:
+    """(resident memory of this process, peak memory of the accelerator), in 10^9 bytes; the second is 0 without one."""
+    peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0
+    return psutil.Process().memory_info().rss / 1e9, peak / 1e9
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that new tensors on the device may take."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return int(psutil.virtual_memory().available)

@@ -1,0 +1,115 @@
+"""The averaged generator as a safetensors file, for people: no code inside, its configuration in the metadata.
+
+The file holds the layers up to the resolution that the run had reached, so a generator loaded from it draws exactly that.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+import torch
+
+from progan import config as config_module
+from progan.config import Config
+from progan.errors import UserError
+from progan.files import atomic
+from progan.nn.progressive import Generator
+from progan.training.state import load_strictly
+from progan.version import __version__
+
+FORMAT = "progan-generator"
+_NAME = re.compile(r"generator-(\d{6,}|final)\.safetensors")
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A generator with averaged weights, in eval mode, and where in its growth it was taken."""
+
+    G: Generator
+    stage: int
+    alpha: float
+    cur_nimg: int
+    config: Config
+    path: Path
+
+    @property
+    def resolution(self) -> int:
+        """Pixels of the stage that the run was in."""
+        return 4 << self.stage
+
+
+def save_snapshot(path: Path, G_ema: Generator, config: Config, stage: int, alpha: float, cur_nimg: int) -> None:
+    """Write the layers of G_ema up to a stage. Raises UserError where the disk refuses."""
+    names = tuple(f"{kind}.{4 << s}x{4 << s}." for s in range(stage + 1) for kind in ("blocks", "rgb"))
+    tensors = {k: v.detach().cpu().contiguous() for k, v in G_ema.state_dict().items() if k.startswith(names)}
+    metadata = {
+        "format": FORMAT,
+        "progan": __version__,
+        "config": config_module.dump(config),
+        "stage": str(stage),
+        "alpha": repr(alpha),
+        "cur_nimg": str(cur_nimg),
+    }
+    with atomic(path) as temporary:
+        temporary.write_bytes(safetensors.torch.save(tensors, metadata))
+
+
+def load_snapshot(path: Path, device: torch.device | str = "cpu") -> Snapshot:
+    """Read a snapshot's file. Raises UserError where it is missing, truncated or something else."""
+    try:
+        with safetensors.safe_open(path, "pt", device="cpu") as file:
+            metadata = file.metadata() or {}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (no mapping)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise UserError(f"{path} is no readable snapshot ({error}).") from None
+    if metadata.get("format") != FORMAT:
+        raise UserError(f"{path} is a safetensors file, but no generator of progan.")
+    config, stage = config_module.parse(metadata["config"], str(path)), int(metadata["stage"])
+    G = Generator(**config_module.generator_arguments(config) | {"max_res": 4 << stage})
+    load_strictly(G, tensors, f"the generator in {path}")
+    G = G.to(device).eval().requires_grad_(False)
+    return Snapshot(G, stage, float(metadata["alpha"]), int(metadata["cur_nimg"]), config, path)
+
+
+def load_generator(run_or_file: str | Path, device: torch.device | str = "cpu") -> Generator:
+    """The newest generator of a run directory, or the one in a .safetensors file: averaged weights, eval mode.
+
+    `G(z)` draws pictures at the resolution that the run had reached. Raises UserError where there is none.
+    """
+    return load_snapshot(find_snapshot(Path(run_or_file)), device).G
+
+
+def find_snapshot(run_or_file: Path | None, runs: Path = Path("runs")) -> Path:
+    """The snapshot's file meant by a file, by a run directory (its newest one), or by nothing (the newest run in `runs`)."""
+    if run_or_file is None:
+        return _newest_of_all(runs)
+    if run_or_file.is_file():
+        return run_or_file
+    if not run_or_file.exists():
+        raise UserError(f"{run_or_file} does not exist; give a run directory or a .safetensors file.")
+    paths = snapshots(run_or_file)
+    if not paths:
+        raise UserError(f"{run_or_file} holds no snapshots/generator-*.safetensors: no run, or one that has not come so far.")
+    return paths[-1]
+
+
+def snapshots(run: Path) -> list[Path]:
+    """A run's snapshots, oldest first."""
+    found = [p for p in (run / "snapshots").glob("generator-*.safetensors") if _NAME.fullmatch(p.name)]
+    return sorted(found, key=lambda path: (_kimg(path), path.name))
+
+
+def _kimg(path: Path) -> float:
+    match = _NAME.fullmatch(path.name)
+    return float("inf") if match is None or match[1] == "final" else int(match[1])
+
+
+def _newest_of_all(runs: Path) -> Path:
+    latest = [paths[-1] for run in (runs.iterdir() if runs.is_dir() else ()) if (paths := snapshots(run))]
+    if not latest:
+        raise UserError(f"there is no run with a snapshot below {runs}/; name a run directory or a .safetensors file.")
+    return max(latest, key=lambda path: path.stat().st_mtime)

@@ -1,0 +1,47 @@
+"""Pictures as numbers: pixels (uint8) and images (float in [-1, 1]), both NCHW, and what happens between them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from progan.nn.ops import blend, downscale2d, upscale2d
+
+
+def to_images(pixels: Tensor) -> Tensor:
+    """uint8 0..255 -> float32 -1..1, same shape."""
+    return pixels.to(torch.float32) / 127.5 - 1
+
+
+def to_pixels(images: Tensor) -> Tensor:
+    """float -1..1 -> uint8 0..255, rounded to the nearest and saturated, same shape."""
+    return (images.float() * 127.5 + 127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+def mirror(images: Tensor, flips: Tensor) -> Tensor:
+    """Turn left and right round where flips [N] (bool) says so. images: [N, C, H, W] -> same shape."""
+    return torch.where(flips[:, None, None, None], images.flip(3), images)
+
+
+def fade_reals(images: Tensor, alpha: float | Tensor) -> Tensor:
+    """Show D real images of the sharpness that G can have by now: lerp(up(down(x)), x, alpha). [N, C, R, R] -> same.
+
+    The official code fades its real images the same way; without it D tells real from fake by sharpness alone.
+    """
+    if isinstance(alpha, float | int) and alpha == 1:
+        return images
+    return blend(upscale2d(downscale2d(images)), images, alpha)
+
+
+def grid(pixels: Tensor, columns: int) -> Tensor:
+    """Lay pictures out row by row without gaps. [N, C, H, W], N a multiple of columns -> [C, rows*H, columns*W]."""
+    count, channels, height, width = pixels.shape
+    if count % columns:
+        raise ValueError(f"{count} pictures do not fill rows of {columns}")
+    cells = pixels.reshape(count // columns, columns, channels, height, width)
+    return cells.permute(2, 0, 3, 1, 4).reshape(channels, -1, columns * width)  # [C, rows, H, columns, W] before
+
+
+def enlarge(pixels: Tensor, factor: int) -> Tensor:
+    """Repeat every pixel factor x factor times. [..., H, W] -> [..., H*factor, W*factor]."""
+    return pixels.repeat_interleave(factor, -2).repeat_interleave(factor, -1)

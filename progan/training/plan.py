@@ -1,0 +1,101 @@
+"""The growth plan as a table, for `progan schedule` and the head of every training."""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Any
+
+import torch
+
+from progan.config import Config, discriminator_arguments, generator_arguments, schedule_of
+from progan.devices import free_bytes
+from progan.nn.progressive import Discriminator, Generator
+from progan.schedule import Phase
+from progan.training.preflight import fitting, saved_bytes
+from progan.training.steps import group_size
+
+Row = dict[str, Any]
+
+
+def micro_batch(config: Config, phase: Phase, free: float) -> int:
+    """Images of one forward pass in a phase: as configured, or for `auto` as many as `free` bytes hold."""
+    wanted = config.training.micro_batch
+    group = mbstd_group(config, phase)
+    if wanted != "auto":
+        return max(group, min(wanted, phase.batch) // group * group)
+    arguments = _arguments(config)
+    return fitting(phase.batch, group, _saved_bytes(arguments, phase.stage, phase.fading), free)
+
+
+def mbstd_group(config: Config, phase: Phase) -> int:
+    """Images of a minibatch-stddev group in a phase."""
+    return group_size(phase.batch, config.networks.mbstd_group)
+
+
+def _arguments(config: Config) -> tuple[tuple[tuple[str, Any], ...], ...]:
+    return tuple(tuple(sorted(table.items())) for table in (generator_arguments(config), discriminator_arguments(config)))
+
+
+@functools.cache
+def _saved_bytes(arguments: tuple[tuple[tuple[str, Any], ...], ...], stage: int, fading: bool) -> float:
+    return saved_bytes((dict(arguments[0]), dict(arguments[1])), stage, fading)
+
+
+def plan_rows(config: Config, device: torch.device) -> list[Row]:
+    """One row a phase: everything that the schedule says of it, its micro-batch for the device's memory."""
+    free = free_bytes(device)
+    with torch.device("meta"):
+        G, D = Generator(**generator_arguments(config)), Discriminator(**discriminator_arguments(config))
+    return [_row(config, phase, micro_batch(config, phase, free), G, D) for phase in schedule_of(config).phases]
+
+
+def _row(config: Config, phase: Phase, micro: int, G: Generator, D: Discriminator) -> Row:
+    parameters = {name: sum(p.numel() for p in net.stage_parameters(phase.stage)) for name, net in (("G", G), ("D", D))}
+    return {
+        "phase": "fade" if phase.fading else "stable",
+        "start_kimg": phase.start_nimg / 1000,
+        "end_kimg": phase.end_nimg / 1000,
+        "resolution": phase.resolution,
+        "alpha": [0.0, 1.0] if phase.fading else [1.0, 1.0],
+        "batch": phase.batch,
+        "micro_batch": micro,
+        "mbstd_group": mbstd_group(config, phase),
+        "lr_G": phase.lr_G,
+        "lr_D": phase.lr_D,
+        "iterations": math.ceil(phase.nimg / (phase.batch * config.training.d_repeats)),
+        "parameters_G": parameters["G"],
+        "parameters_D": parameters["D"],
+    }
+
+
+HEADS = ("phase", "kimg", "resolution", "alpha", "batch", "micro", "group", "lr G", "lr D", "iterations", "params G", "params D")
+
+
+def describe_plan(config: Config, device: torch.device) -> list[str]:
+    """The plan as a table's lines."""
+    return plan_table(plan_rows(config, device))
+
+
+def plan_table(rows: list[Row]) -> list[str]:
+    """The rows as lines of aligned columns."""
+    cells = [HEADS, *(_cells(row) for row in rows)]
+    widths = [max(len(line[i]) for line in cells) for i in range(len(HEADS))]
+    return ["  ".join(text.rjust(width) for text, width in zip(line, widths)) for line in cells]
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    return (
+        row["phase"],
+        f"{row['start_kimg']:g} - {row['end_kimg']:g}",
+        f"{row['resolution']}x{row['resolution']}",
+        "0 -> 1" if row["phase"] == "fade" else "1",
+        str(row["batch"]),
+        str(row["micro_batch"]),
+        str(row["mbstd_group"]),
+        f"{row['lr_G']:g}",
+        f"{row['lr_D']:g}",
+        f"{row['iterations']:,}",
+        f"{row['parameters_G']:,}",
+        f"{row['parameters_D']:,}",
+    )

@@ -1,0 +1,100 @@
+"""Before the first tick: does the whole training fit into memory, and how fast is it?"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from progan.errors import RunFailed
+from progan.nn.progressive import Discriminator, Generator
+from progan.schedule import Phase
+from progan.training.state import TrainState
+from progan.training.steps import CriticLoss, Part, Where, d_gradients, d_step, g_step, group_size, split
+
+HEADROOM = 1.3  # of the tensors that a step keeps, for those that come and go
+
+
+def saved_bytes(arguments: tuple[Mapping[str, Any], Mapping[str, Any]], stage: int, fading: bool) -> float:
+    """Bytes that one image costs a D step to keep for its derivatives, counted on tensors without data (device meta).
+
+    arguments: of Generator and Discriminator.
+    """
+    n, storages = 4, {}
+
+    def note(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        storages[id(storage)] = storage  # kept, so that the id stays its own
+        return tensor
+
+    with torch.device("meta"):
+        G, D = Generator(**arguments[0]), Discriminator(**arguments[1])
+        where = Where(stage, torch.zeros(()) if fading else 1.0, n, n)
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            d_gradients(G, D, random_part(G, stage, n, torch.device("meta")), where, CriticLoss())
+    weights = {id(p.untyped_storage()) for net in (G, D) for p in net.parameters()}
+    return sum(storage.nbytes() for key, storage in storages.items() if key not in weights) / n
+
+
+def fitting(batch: int, group: int, bytes_an_image: float, free: float) -> int:
+    """The largest micro-batch that fits: the whole batch, halved until HEADROOM times its bytes are free, in whole groups."""
+    micro_batch = batch
+    while micro_batch > group and micro_batch * bytes_an_image * HEADROOM > free:
+        micro_batch = max(group, micro_batch // 2 // group * group)
+    return micro_batch
+
+
+def random_part(G: Generator, stage: int, count: int, device: torch.device) -> Part:
+    """A part of a batch for trial: its content does not matter. (Nothing of a run is drawn here.)"""
+    resolution = 4 << stage
+    return Part(
+        torch.zeros(count, G.channels, resolution, resolution, device=device),
+        torch.ones(count, G.latent_size, device=device),
+        torch.full((count,), 0.5, device=device),
+    )
+
+
+def trial(state: TrainState, phase: Phase, wanted_group: int, micro_batch: int) -> tuple[float, int]:
+    """Take one full D and G step of a phase on a state that is not used afterwards.
+
+    The micro-batch is halved while the accelerator's memory does not suffice. Returns (seconds, micro-batch).
+    Raises RunFailed where not even one minibatch-stddev group fits.
+    """
+    group = group_size(phase.batch, wanted_group)
+    device = next(state.G.parameters()).device
+    while True:
+        try:
+            return _timed(lambda: _both_steps(state, phase, group, micro_batch), device), micro_batch
+        except torch.OutOfMemoryError:
+            state.opt_D.zero_grad(), state.opt_G.zero_grad()
+            if micro_batch <= group:
+                raise RunFailed(
+                    f"{group} images of {phase.resolution}x{phase.resolution} do not fit into the memory of {device}; "
+                    f"use a lower --max-res or networks.fmap_max, or a smaller networks.mbstd_group."
+                ) from None
+            micro_batch = max(group, micro_batch // 2 // group * group)
+
+
+def _both_steps(state: TrainState, phase: Phase, group: int, micro_batch: int) -> None:
+    device = next(state.G.parameters()).device
+    where = Where(phase.stage, torch.tensor(0.5, device=device) if phase.fading else 1.0, phase.batch, group)
+    sizes = [len(indices) for indices in split(phase.batch, group, micro_batch)]
+    parts = [random_part(state.G, phase.stage, n, device) for n in sizes]
+    d_step(state.G, state.D, state.opt_D, parts, where, CriticLoss())
+    g_step(state.G, state.D, state.opt_G, [part.latents for part in parts], where)
+
+
+def _timed(work: Callable[[], None], device: torch.device) -> float:
+    """Seconds of the work; repeated once where it is short, since the first time is slower."""
+    for _ in range(2):
+        start = time.perf_counter()
+        work()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        seconds = time.perf_counter() - start
+        if seconds > 2:
+            break
+    return seconds
