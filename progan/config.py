@@ -121,7 +121,8 @@ def preset_names() -> list[str]:
 def load(source: str | None = None, overrides: Sequence[str] = ()) -> Config:
     """Defaults, changed by a preset's name or a TOML file, changed by `section.key=value` texts in order.
 
-    Raises UserError for a file that is missing or no TOML, an unknown key, a value of the wrong type, a forbidden value.
+    Raises UserError for a file that is missing or no TOML, an unknown key, a value of the wrong type, a forbidden
+    value.
     """
     tables = _read(source) if source else {}
     for text in overrides:
@@ -187,7 +188,9 @@ def _read(source: str) -> dict[str, Any]:
     """The tables of a preset's name or of a file's path."""
     is_path = source.endswith(".toml") or "/" in source or "\\" in source
     if not is_path and source not in preset_names():
-        raise UserError(f"--config {source}: no such preset{nearest(source, preset_names())}; a file's name ends in .toml.")
+        raise UserError(
+            f"--config {source}: no such preset{nearest(source, preset_names())}; a file's name ends in .toml."
+        )
     path = Path(source) if is_path else preset_folder() / f"{source}.toml"
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))

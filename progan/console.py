@@ -9,7 +9,9 @@ from typing import TextIO
 
 
 class Console:
-    """Lines for people. Where the output is no terminal there is no rewriting: the live line is printed once a minute."""
+    """Lines for people. Where the output is no terminal there is no rewriting: the live line is printed once a
+    minute.
+    """
 
     def __init__(self, stream: TextIO | None = None, live_sec: float = 60.0) -> None:
         self.stream = stream or sys.stdout

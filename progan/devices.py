@@ -19,7 +19,9 @@ def pick_device(name: str) -> torch.device:
     if not available[kind]:
         raise UserError(f"--device {name}: this machine has no such device; --device auto takes what there is.")
     if kind == "cuda" and index and int(index) >= torch.cuda.device_count():
-        raise UserError(f"--device {name}: this machine has {torch.cuda.device_count()} CUDA device(s), counted from 0.")
+        raise UserError(
+            f"--device {name}: this machine has {torch.cuda.device_count()} CUDA device(s), counted from 0."
+        )
     return torch.device(name)
 
 

@@ -1,4 +1,6 @@
-"""The two ways a run ends early that are not defects. Anything else that escapes is a defect and shows its traceback."""
+"""The two ways a run ends early that are not defects. Anything else that escapes is a defect and shows its
+traceback.
+"""
 
 
 class UserError(ValueError):

@@ -15,7 +15,8 @@ from progan.errors import UserError
 def atomic(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success flush it to disk and rename it into place, else remove it.
 
-    Raises UserError where the disk refuses (full, read-only, no permission); a previous file of that name is then intact.
+    Raises UserError where the disk refuses (full, read-only, no permission); a previous file of that name is then
+    intact.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -39,7 +40,9 @@ def write_text(path: Path, text: str) -> None:
 
 @contextlib.contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """Yield a temporary folder beside `path`; on success rename it into place, else remove it. `path` must not exist."""
+    """Yield a temporary folder beside `path`; on success rename it into place, else remove it. `path` must not
+    exist.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         temporary.mkdir(parents=True)

@@ -34,15 +34,15 @@ def gradient_penalty(
     """
     x = torch.lerp(reals, fakes, mix[:, None, None, None]).requires_grad_()
     (gradient,) = torch.autograd.grad(D(x).sum(), x, create_graph=True)
-    norm = scale * torch.linalg.vector_norm(gradient.flatten(1), dim=1)  # [N]
+    norm: Tensor = scale * torch.linalg.vector_norm(gradient.flatten(1), dim=1)  # [N]
     return weight / target**2 * (norm - target).square()
 
 
 def norm_scale(gp_norm: str, stages_to_grow: int) -> float:
     """Factor from the gradient norm at the present resolution to the one that the penalty is about.
 
-    The official code shows D images that are enlarged (nearest) to full resolution. There a gradient's norm is that at the
-    native resolution divided by 2^(stages still to grow): `full`. `native` is what every port does.
+    The official code shows D images that are enlarged (nearest) to full resolution. There a gradient's norm is that
+    at the native resolution divided by 2^(stages still to grow): `full`. `native` is what every port does.
     """
     return {"full": 0.5**stages_to_grow, "native": 1.0}[gp_norm]
 

@@ -1,8 +1,9 @@
 """What a progressive training does when: a pure function of `cur_nimg`, the number of real images shown so far.
 
 Train first, then fade (Karras et al. 2018, appendix A.1): the start resolution is trained alone, then every further
-resolution is faded in and trained. Resolution, batch, rates and ticks of the new resolution hold from the first image of
-its fade. Nothing is remembered between two calls, so a resumed run cannot disagree with an uninterrupted one.
+resolution is faded in and trained. Resolution, batch, rates and ticks of the new resolution hold from the first
+image of its fade. Nothing is remembered between two calls, so a resumed run cannot disagree with an uninterrupted
+one.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 Table = float | Mapping[str | int, float]
-"""A knob that may depend on the resolution: a number, or `{base: 4, 4: 128, 8: 128}` (base = wherever no entry stands)."""
+"""A knob that may depend on the resolution: a number, or `{base: 4, 4: 128, 8: 128}` (base = wherever no entry
+stands).
+"""
 
 OFFICIAL_BATCH: Table = {"base": 4, "4": 128, "8": 128, "16": 128, "32": 64, "64": 32, "128": 16, "256": 8, "512": 4}
 OFFICIAL_LR: Table = {"base": 0.001, "1024": 0.0015}
@@ -64,6 +67,12 @@ class Phase:
         """Ticks that end within the phase; the end of the phase always is one."""
         return math.ceil(self.nimg / self.tick_nimg)
 
+    def ticks_by(self, cur_nimg: int) -> int:
+        """Ticks that have ended by cur_nimg, which lies in the phase or, for the last one, beyond it."""
+        if cur_nimg < self.end_nimg:
+            return (cur_nimg - self.start_nimg) // self.tick_nimg
+        return self.ticks + (cur_nimg - self.end_nimg) // self.tick_nimg
+
     def alpha(self, cur_nimg: int) -> float:
         """Weight of the new resolution, 0..1."""
         if not self.fading:
@@ -92,8 +101,8 @@ class Schedule:
     """The growth plan. `schedule.at(cur_nimg)` is the only question a training asks of it.
 
     max_res, start_res: pixels, powers of two in 4..1024. stable_kimg, fade_kimg: thousand images, by resolution.
-    final_kimg: length of the stable phase at max_res. batch: images. lr_G, lr_D: Adam step sizes. tick_kimg: status interval.
-    Defaults: the official v2 preset for one GPU. Raises ValueError for what cannot be a schedule.
+    final_kimg: length of the stable phase at max_res. batch: images. lr_G, lr_D: Adam step sizes. tick_kimg: status
+    interval. Defaults: the official v2 preset for one GPU. Raises ValueError for what cannot be a schedule.
     """
 
     max_res: int = 1024
@@ -145,15 +154,30 @@ class Schedule:
         return self.phases[-1].end_nimg
 
     def phase_at(self, cur_nimg: int) -> Phase:
-        """The phase that the step starting at `cur_nimg` belongs to. A fade begins after its first image, not with it."""
-        return next(p for p in reversed(self.phases) if p.start_nimg < cur_nimg + (0 if p.fading else 1) or p.index == 0)
+        """The phase that the step starting at `cur_nimg` belongs to. A fade begins after its first image, not with
+        it.
+        """
+        return next(
+            p for p in reversed(self.phases) if p.start_nimg < cur_nimg + (0 if p.fading else 1) or p.index == 0
+        )
 
     def at(self, cur_nimg: int) -> SchedulePoint:
-        """Where a training stands that has shown `cur_nimg` real images. Past the end of the schedule: its last state."""
+        """Where a training stands that has shown `cur_nimg` real images. Past the end of the schedule: its last
+        state.
+        """
         p = self.phase_at(cur_nimg)
-        tick = sum(q.ticks for q in self.phases[: p.index]) + (cur_nimg - p.start_nimg) // p.tick_nimg
+        tick = sum(q.ticks for q in self.phases[: p.index]) + p.ticks_by(cur_nimg)
         return SchedulePoint(
-            p.index, p.stage, p.resolution, p.alpha(cur_nimg), p.fading, p.batch, p.lr_G, p.lr_D, p.tick_nimg / 1000, tick
+            p.index,
+            p.stage,
+            p.resolution,
+            p.alpha(cur_nimg),
+            p.fading,
+            p.batch,
+            p.lr_G,
+            p.lr_D,
+            p.tick_nimg / 1000,
+            tick,
         )
 
 

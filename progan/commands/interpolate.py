@@ -42,12 +42,10 @@ LEAST_CELL = 128  # pixels: the smallest cell that --scale aims at by default
 )
 @click.option(
     "--seconds",
-    type=click.FloatRange(min=0, min_open=True),
+    type=click.FloatRange(0, 86400, min_open=True),
     help=(f"Length.  [default: 1 a seed, at least {LEAST_SECONDS:g}]"),
 )
-@click.option(
-    "--fps", type=click.FloatRange(min=0, min_open=True), default=FPS, show_default=True, help="Frames a second."
-)
+@click.option("--fps", type=click.FloatRange(0.1, 240), default=FPS, show_default=True, help="Frames a second.")
 @click.option("--frames", type=click.IntRange(min=1), help="Length in frames, instead of --seconds.")
 @click.option(
     "--loop/--no-loop",

@@ -11,12 +11,23 @@ import click
 @click.command()
 @click.option("--max-res", type=int, metavar="R", help="Final resolution: a power of two from 4 to 1024.")
 @click.option("--config", "preset", metavar="NAME|FILE", help="A preset or a .toml file.")
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change one knob, e.g. growth.fade_kimg=30.")
-@click.option("--at", "at_kimg", type=click.FloatRange(min=0), metavar="KIMG", help="Only where KIMG thousand images are.")
-@click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda|mps", help="Whose memory to plan for.")
+@click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change one knob, e.g. growth.fade_kimg=30."
+)
+@click.option(
+    "--at", "at_kimg", type=click.FloatRange(min=0), metavar="KIMG", help="Only where KIMG thousand images are."
+)
+@click.option(
+    "--device", default="auto", show_default=True, metavar="auto|cpu|cuda|mps", help="Whose memory to plan for."
+)
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 def command(
-    max_res: int | None, preset: str | None, overrides: tuple[str, ...], at_kimg: float | None, device: str, as_json: bool
+    max_res: int | None,
+    preset: str | None,
+    overrides: tuple[str, ...],
+    at_kimg: float | None,
+    device: str,
+    as_json: bool,
 ) -> None:
     """Print the growth plan as a table: what happens at which thousand images (kimg), with which batch and rates.
 

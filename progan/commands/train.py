@@ -10,8 +10,12 @@ import click
 @click.command()
 @click.option("--data", metavar="SRC", help="A pyramid, a folder or .zip of pictures, or `faces`, the built-in set.")
 @click.option("--max-res", type=int, metavar="R", help="Final resolution: a power of two from 4 to 1024.")
-@click.option("--config", "preset", metavar="NAME|FILE", help="A preset (see `progan schedule --help`) or a .toml file.")
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change one knob, e.g. growth.fade_kimg=30.")
+@click.option(
+    "--config", "preset", metavar="NAME|FILE", help="A preset (see `progan schedule --help`) or a .toml file."
+)
+@click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change one knob, e.g. growth.fade_kimg=30."
+)
 @click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="Run directory.  [default: runs/...]")
 @click.option("--kimg", type=click.FloatRange(min=0, min_open=True), metavar="N", help="Stop at N thousand images.")
 @click.option("--batch", type=click.IntRange(min=1), metavar="N", help="Images a step, at every resolution.")

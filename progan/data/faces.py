@@ -146,7 +146,7 @@ def face_factors(indices: Tensor, seed: int = 0) -> dict[str, Tensor]:
 
 def _supersampling(resolution: int) -> int:
     """Samples per pixel and axis: shapes blur their own edges by one sample, so a few are enough."""
-    return {4: 8, 8: 8, 16: 4, 32: 2, 64: 2, 128: 2}.get(resolution, 1)
+    return {4: 16, 8: 8, 16: 4, 32: 2, 64: 2, 128: 2}.get(resolution, 1)  # up to 32 all are drawn at 64
 
 
 def _halve(rgb: Tensor) -> Tensor:

@@ -44,10 +44,8 @@ def open_data(source: str, max_res: int, channels: int, say: Callable[[str], Non
     Raises UserError where the source is not understood or does not reach max_res or has other channels.
     """
     path = Path(source)
-    if (path / MANIFEST).is_file():
-        pyramid = open_pyramid(path)
-    else:
-        pyramid = _cached(source, max_res, channels, say, progress)
+    prepared = (path / MANIFEST).is_file()
+    pyramid = open_pyramid(path) if prepared else _cached(source, max_res, channels, say, progress)
     if max(pyramid.resolutions) < max_res:
         top = max(pyramid.resolutions)
         raise UserError(f"{source} reaches {top}x{top} only; use --max-res {top}, or prepare it for {max_res}.")
@@ -57,20 +55,25 @@ def open_data(source: str, max_res: int, channels: int, say: Callable[[str], Non
 
 
 def _cached(source: str, max_res: int, channels: int, say: Callable[[str], None], progress: Progress) -> Pyramid:
-    if _is_faces(source):
-        count = faces_count(source, max_res)
-        name, key = "faces", f"{count}"
-        make = lambda folder: prepare_faces(folder, count, max_res, channels, progress)  # noqa: E731
-    else:
-        opened = open_source(Path(source))
-        name, key = Path(source).stem, f"{Path(source).resolve()}{opened.state}"
-        make = lambda folder: prepare(opened, folder, max_res, channels, False, progress)  # noqa: E731
-    digest = hashlib.blake2b(f"{__version__}/{key}/{channels}".encode(), digest_size=5).hexdigest()
+    name, depends_on, make = _recipe(source, max_res, channels, progress)
+    digest = hashlib.blake2b(f"{__version__}/{channels}/{depends_on}".encode(), digest_size=5).hexdigest()
     folder = cache_folder() / f"{name}-{max_res}px-{digest}"
     if not folder.exists():
         say(f"Preparing {source} for {max_res}x{max_res}, once, into {folder}")
         make(folder)
     return open_pyramid(folder)
+
+
+def _recipe(
+    source: str, max_res: int, channels: int, progress: Progress
+) -> tuple[str, str, Callable[[Path], dict[str, str]]]:
+    """(a name for people, what the pictures depend on, how to make a pyramid of them in a given folder)."""
+    if _is_faces(source):
+        count = faces_count(source, max_res)
+        return "faces", str(count), lambda folder: prepare_faces(folder, count, max_res, channels, progress)
+    path, opened = Path(source), open_source(Path(source))
+    depends_on = f"{path.resolve()}{opened.state}"
+    return path.stem, depends_on, lambda folder: prepare(opened, folder, max_res, channels, False, progress)
 
 
 def cache_folder() -> Path:
@@ -83,7 +86,8 @@ def cache_folder() -> Path:
 def prepare(
     source: Source, folder: Path, max_res: int, channels: int, upscale: bool, progress: Progress
 ) -> dict[str, str]:
-    """Write a source's pictures as a pyramid, in an order shuffled once and for all. Returns {name: reason} of the skipped.
+    """Write a source's pictures as a pyramid, in an order shuffled once and for all. Returns {name: reason} of the
+    skipped.
 
     upscale: also take pictures that are smaller than max_res. Raises UserError where nothing is left, where the folder
     exists, or the disk refuses; then no folder is left behind.

@@ -1,8 +1,8 @@
 """A data set at every resolution: one uint8 memmap a level and a manifest. The one thing that training reads.
 
-    pyramid.json     version, count, channels, resolutions, fingerprint, source, ...
-    0004x0004.npy    [count, channels, 4, 4] uint8, and so on up to the top level
-    skipped.csv      what was left out, and why
+pyramid.json     version, count, channels, resolutions, fingerprint, source, ...
+0004x0004.npy    [count, channels, 4, 4] uint8, and so on up to the top level
+skipped.csv      what was left out, and why
 """
 
 from __future__ import annotations
@@ -65,7 +65,9 @@ def _level(path: Path, resolution: int, shape: tuple[int, ...]) -> np.memmap[Any
     except (OSError, ValueError) as error:
         raise UserError(f"{file} is missing or damaged ({error}); prepare the data again.") from None
     if level.shape != shape or level.dtype != np.uint8:
-        raise UserError(f"{file} holds {level.dtype} {level.shape} where uint8 {shape} is expected; prepare the data again.")
+        raise UserError(
+            f"{file} holds {level.dtype} {level.shape} where uint8 {shape} is expected; prepare the data again."
+        )
     return level  # type: ignore[no-any-return]
 
 

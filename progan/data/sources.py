@@ -17,7 +17,9 @@ UNDERSTOOD = "a pyramid made by `progan prepare`, a folder of pictures, a .zip o
 
 @dataclass(frozen=True)
 class Source:
-    """Pictures by name, in a fixed order; `open(name)` gives the file. `state` changes whenever the pictures may have."""
+    """Pictures by name, in a fixed order; `open(name)` gives the file. `state` changes whenever the pictures may
+    have.
+    """
 
     names: list[str]
     open: Callable[[str], BinaryIO]
@@ -50,7 +52,9 @@ def _folder(path: Path) -> Source:
     files = {p.relative_to(path).as_posix(): p for p in path.rglob("*") if p.is_file()}
     names = sorted(name for name in files if is_picture(name))
     stats = {name: files[name].stat() for name in names}
-    return Source(names, lambda name: files[name].open("rb"), repr([(n, s.st_size, s.st_mtime_ns) for n, s in stats.items()]))
+    return Source(
+        names, lambda name: files[name].open("rb"), repr([(n, s.st_size, s.st_mtime_ns) for n, s in stats.items()])
+    )
 
 
 def _zip(path: Path) -> Source:

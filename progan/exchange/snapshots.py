@@ -1,6 +1,7 @@
 """The averaged generator as a safetensors file, for people: no code inside, its configuration in the metadata.
 
-The file holds the layers up to the resolution that the run had reached, so a generator loaded from it draws exactly that.
+The file holds the layers up to the resolution that the run had reached, so a generator loaded from it draws exactly
+that.
 """
 
 from __future__ import annotations
@@ -84,7 +85,9 @@ def load_generator(run_or_file: str | Path, device: torch.device | str = "cpu") 
 
 
 def find_snapshot(run_or_file: Path | None, runs: Path = Path("runs")) -> Path:
-    """The snapshot's file meant by a file, by a run directory (its newest one), or by nothing (the newest run in `runs`)."""
+    """The snapshot's file meant by a file, by a run directory (its newest one), or by nothing (the newest run in
+    `runs`).
+    """
     if run_or_file is None:
         return _newest_of_all(runs)
     if run_or_file.is_file():
@@ -93,7 +96,9 @@ def find_snapshot(run_or_file: Path | None, runs: Path = Path("runs")) -> Path:
         raise UserError(f"{run_or_file} does not exist; give a run directory or a .safetensors file.")
     paths = snapshots(run_or_file)
     if not paths:
-        raise UserError(f"{run_or_file} holds no snapshots/generator-*.safetensors: no run, or one that has not come so far.")
+        raise UserError(
+            f"{run_or_file} holds no snapshots/generator-*.safetensors: no run, or one that has not come so far."
+        )
     return paths[-1]
 
 

@@ -1,1 +1,3 @@
-"""Networks, from pure functions (ops) over thin modules (layers) to whole generators and discriminators (progressive)."""
+"""Networks, from pure functions (ops) over thin modules (layers) to whole generators and discriminators
+(progressive).
+"""

@@ -1,7 +1,7 @@
 """Layers with an equalized learning rate. Karras et al. 2018, sec. 4.1.
 
-Weights are drawn from N(0, 1) and multiplied at run time by gain / sqrt(fan_in), He's constant, so that Adam moves every
-weight at the same pace. Biases start at 0 and are not scaled.
+Weights are drawn from N(0, 1) and multiplied at run time by gain / sqrt(fan_in), He's constant, so that Adam moves
+every weight at the same pace. Biases start at 0 and are not scaled.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ SQRT2 = math.sqrt(2)
 
 
 class Scaled(nn.Module):
-    """A weight with its run-time scale, and a bias. equalized=False draws the weight with std = scale and uses it as it is.
+    """A weight with its run-time scale, and a bias. equalized=False draws the weight with std = scale and uses it
+    as it is.
 
     weight: [out, in, ...]; fan_in counts everything but `out`. bias: [bias], or none for bias=0.
     """
@@ -65,7 +66,9 @@ class Linear(Scaled):
 
 
 class LatentTo4x4(Scaled):
-    """The dense layer from latents to 4x4 maps, whose bias is one number a map, not a unit. [N, in] -> [N, out, 4, 4]."""
+    """The dense layer from latents to 4x4 maps, whose bias is one number a map, not a unit. [N, in] -> [N, out, 4,
+    4].
+    """
 
     def __init__(self, c_in: int, c_out: int, gain: float = SQRT2 / 4, equalized: bool = True) -> None:
         super().__init__(c_out * 16, c_in, gain=gain, bias=c_out, equalized=equalized)

@@ -8,7 +8,9 @@ from torch import Tensor
 
 
 def pixel_norm(x: Tensor, eps: float = 1e-8) -> Tensor:
-    """Scale each pixel's feature vector to unit mean square. Karras et al. 2018, sec. 4.2. x: [N, C, ...] -> same shape."""
+    """Scale each pixel's feature vector to unit mean square. Karras et al. 2018, sec. 4.2. x: [N, C, ...] -> same
+    shape.
+    """
     return x * torch.rsqrt(x.square().mean(1, keepdim=True) + eps)
 
 
@@ -18,7 +20,8 @@ def largest_group(count: int, wanted: int) -> int:
 
 
 def minibatch_stddev(x: Tensor, group: int) -> Tensor:
-    """One extra map that tells D how much its group varies. Karras et al. 2018, sec. 3. x: [N, C, H, W] -> [N, C+1, H, W].
+    """One extra map that tells D how much its group varies. Karras et al. 2018, sec. 3. x: [N, C, H, W] -> [N, C+1,
+    H, W].
 
     N must be a multiple of `group` (see `largest_group`); sample n belongs to group n mod N/group, as in the official
     code, whose variance is the biased one.

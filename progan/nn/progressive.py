@@ -1,7 +1,8 @@
 """Generator and discriminator of progressive growing. Karras et al. 2018, table 2 and appendix A.1.
 
-All depths are built once and growth is an argument: `stage` = log2(R) - 2 picks the resolution R (0 is 4x4), `alpha` is the
-weight of the new resolution while it fades in. Hence parameters never appear or vanish, and a checkpoint's keys never change.
+All depths are built once and growth is an argument: `stage` = log2(R) - 2 picks the resolution R (0 is 4x4),
+`alpha` is the weight of the new resolution while it fades in. Hence parameters never appear or vanish, and a
+checkpoint's keys never change.
 """
 
 from __future__ import annotations
@@ -156,7 +157,8 @@ class Generator(ProgressiveNetwork):
 
     def forward(self, z: Tensor, stage: int | None = None, alpha: float | Tensor = 1.0, psi: float = 1.0) -> Tensor:
         """z: [N, latent_size] -> images [N, channels, R, R]. stage: default the top one. alpha: 0 the upscaled old
-        resolution, 1 the new one alone. psi: factor on the normalised latents; 1 as trained, 0 the picture of the biases.
+        resolution, 1 the new one alone. psi: factor on the normalised latents; 1 as trained, 0 the picture of the
+        biases.
         """
         stage = len(self.resolutions) - 1 if stage is None else stage
         x = below = psi * (pixel_norm(z) if self.pixel_norm else z)
@@ -210,9 +212,9 @@ class LastBlock(nn.Module):
 class Discriminator(ProgressiveNetwork):
     """Pictures to scores: `D(images, stage, alpha)`, [N, channels, R, R] -> [N], linear.
 
-    fmap_*, equalized, leaky_slope: as in `Generator`. mbstd_group: wanted group of the minibatch standard deviation; 0 or 1
-    leave the layer out. d_pool: take the 2x2 mean `before` the activation (official TensorFlow code) or `after` it (the
-    paper's own code and its released networks).
+    fmap_*, equalized, leaky_slope: as in `Generator`. mbstd_group: wanted group of the minibatch standard
+    deviation; 0 or 1 leave the layer out. d_pool: take the 2x2 mean `before` the activation (official TensorFlow
+    code) or `after` it (the paper's own code and its released networks).
     """
 
     def __init__(
@@ -242,12 +244,13 @@ class Discriminator(ProgressiveNetwork):
     def forward(
         self, images: Tensor, stage: int | None = None, alpha: float | Tensor = 1.0, group: int | None = None
     ) -> Tensor:
-        """images: [N, channels, R, R] -> scores [N]. stage, alpha: as in `Generator.forward`. group: size of the minibatch
-        standard deviation's groups, default the largest divisor of N up to `mbstd_group`; the parts of a split batch say it.
+        """images: [N, channels, R, R] -> scores [N]. stage, alpha: as in `Generator.forward`. group: size of the
+        minibatch standard deviation's groups, default the largest divisor of N up to `mbstd_group`; the parts of a
+        split batch say it.
         """
         stage = len(self.resolutions) - 1 if stage is None else stage
         group = group or largest_group(len(images), self.mbstd_group)
-        x = self.block(stage)(self._from_rgb(images, stage), group)
+        x: Tensor = self.block(stage)(self._from_rgb(images, stage), group)
         if stage > 0 and not _is_one(alpha):
             x = blend(self._from_rgb(downscale2d(images), stage - 1), x, alpha)  # [N, maps, R/2, R/2]
         for s in reversed(range(stage)):

@@ -98,7 +98,6 @@ def _checked(frames: Iterable[Frame]) -> Iterator[Frame]:
         if frame.dtype != np.uint8 or frame.shape != shape or shape[2:] not in ((), (3,)):
             raise ValueError(f"frames are uint8 [H, W, 3] or [H, W], all alike: {frame.dtype} {frame.shape} {shape}")
         yield frame
-        del frame  # let go before the next one is made
     if not shape:
         raise ValueError("an animation needs at least one frame")
 
@@ -163,6 +162,10 @@ def _join_webp(file: BinaryIO, frames: Iterator[Frame], fps: Fraction, loop: boo
     """WebP: VP8X (animated, canvas size), ANIM (black ground, plays: 0 for ever), one ANMF a frame (1/1000 s)."""
     count = 0
     for count, frame in enumerate(frames, 1):
+        if max(frame.shape) > 16383:
+            raise UserError(
+                "WebP pictures have at most 16383 pixels a side; make --grid smaller, or take .mp4 or .png."
+            )
         size = _u24(frame.shape[1] - 1) + _u24(frame.shape[0] - 1)
         if count == 1:
             file.write(b"RIFF\0\0\0\0WEBP" + _riff(b"VP8X", b"\x02\0\0\0" + size))

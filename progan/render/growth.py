@@ -1,11 +1,10 @@
 """The growth of a run, from the grids of pictures that training leaves behind: `fakes-KKKKKK.png`, square cells
-without gaps (R x R pixels each, perhaps repeated), with the text chunks resolution, kimg, alpha, columns and rows."""
+without gaps (R x R pixels each, perhaps repeated), with the text chunks resolution, kimg, columns and rows."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -18,12 +17,11 @@ from progan.render.animation import PNG_LEVEL, Frame
 
 @dataclass(frozen=True)
 class Grid:
-    """One file of pictures and what it says of itself. alpha: 1 stable, below 1 fading in."""
+    """One file of pictures and what it says of itself."""
 
     path: Path
     resolution: int
     kimg: float
-    alpha: float
     columns: int
     rows: int
 
@@ -51,11 +49,10 @@ def growth_frames(
 
 
 def growth_strip(run_dir: Path | str, path: Path | str, cells: tuple[int, int] = (2, 4), height: int = 256) -> None:
-    """One PNG: side by side, for every resolution, the (columns, rows) cells at the top left of its last stable grid
-    (where none is stable yet, its last), with white gaps of height // 64 pixels. Replaces a file of this name.
-    UserError: as growth_frames."""
-    by_resolution = sorted(read_grids(run_dir), key=lambda g: g.resolution)  # stable: each still in order of kimg
-    grids = [_last_stable(list(group)) for _, group in groupby(by_resolution, key=lambda g: g.resolution)]
+    """One PNG: side by side, for every resolution, the (columns, rows) cells at the top left of its last grid (a fade
+    comes before its stable phase, so this is a stable one if there is any), with white gaps of height // 64 pixels.
+    Replaces a file of this name. UserError: as growth_frames."""
+    grids = list({g.resolution: g for g in read_grids(run_dir)}.values())  # the later replaces the earlier
     columns, rows = _common_cells(grids, cells)
     blocks = [excerpt(g, columns, rows, max(1, height // rows)) for g in grids]
     gap = np.full((blocks[0].shape[0], height // 64, *blocks[0].shape[2:]), 255, np.uint8)
@@ -78,14 +75,9 @@ def _read_grid(path: Path) -> Grid:
         with Image.open(path) as image:
             text = {name: str(value) for name, value in image.info.items()}
         resolution, columns, rows = (int(text[name]) for name in ("resolution", "columns", "rows"))
-        return Grid(path, resolution, float(text["kimg"]), float(text["alpha"]), columns, rows)
+        return Grid(path, resolution, float(text["kimg"]), columns, rows)
     except (OSError, KeyError, ValueError) as error:
         raise UserError(f"{path}: not a grid that progan train wrote ({error}); move it elsewhere.") from error
-
-
-def _last_stable(grids: Sequence[Grid]) -> Grid:
-    """Of grids in order of kimg: the last faded in, or the last."""
-    return ([g for g in grids if g.alpha == 1] or list(grids))[-1]
 
 
 def _common_cells(grids: Sequence[Grid], cells: tuple[int, int]) -> tuple[int, int]:
@@ -94,11 +86,11 @@ def _common_cells(grids: Sequence[Grid], cells: tuple[int, int]) -> tuple[int, i
 
 
 def excerpt(grid: Grid, columns: int, rows: int, cell: int) -> Frame:
-    """The cells at the top left, each resized to cell x cell pixels. -> uint8 [rows*cell, columns*cell, 3] or grey
-    [rows*cell, columns*cell]."""
+    """The cells at the top left, whatever their size in the file, each resized to cell x cell pixels.
+    -> uint8 [rows*cell, columns*cell, 3], or [rows*cell, columns*cell] where the file is grey."""
     try:
         with Image.open(grid.path) as image:
-            size = image.width // grid.columns
+            size = image.width // grid.columns  # pixels of a stored cell
             corner = image.crop((0, 0, columns * size, rows * size))
     except OSError as error:
         raise UserError(f"{grid.path}: cannot be read ({error}); move it elsewhere.") from error

@@ -30,7 +30,14 @@ def listed(folder: Path) -> list[Path]:
 
 def save(folder: Path, state: Mapping[str, Any], config: str, data: str) -> Path:
     """Write a packed state with its configuration (TOML) and its data's fingerprint. Raises UserError as `atomic`."""
-    content = {"format": FORMAT, "version": 1, "progan": __version__, "config": config, "data": data, "state": dict(state)}
+    content = {
+        "format": FORMAT,
+        "version": 1,
+        "progan": __version__,
+        "config": config,
+        "data": data,
+        "state": dict(state),
+    }
     path = path_of(folder, state["cur_nimg"])
     buffer = io.BytesIO()  # serialised first: a full disk then shows as a plain OSError
     torch.save(content, buffer)
@@ -49,7 +56,9 @@ def load(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise UserError(f"{path} is no checkpoint of progan.")
     if content["version"] != 1:
-        raise UserError(f"{path} was written by progan {content['progan']}, which is newer than this one, {__version__}.")
+        raise UserError(
+            f"{path} was written by progan {content['progan']}, which is newer than this one, {__version__}."
+        )
     return content
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -80,7 +78,9 @@ def train(config: Config, folder: Path, device: torch.device, stop_kimg: float |
         except RunFailed as error:
             newest = checkpoint.listed(folder / "checkpoints")[-1:]
             where = f"the newest checkpoint is {newest[0]}" if newest else "there is no checkpoint yet"
-            raise RunFailed(f"at {state.cur_nimg / 1000:.3f} kimg: {error} The state was not saved; {where}.") from error
+            raise RunFailed(
+                f"at {state.cur_nimg / 1000:.3f} kimg: {error} The state was not saved; {where}."
+            ) from error
         finally:
             log.close()
 
@@ -96,7 +96,9 @@ def run(job: Job, state: TrainState, ticks: Ticks, stop: Stop, end_nimg: int) ->
 
 
 def iteration(job: Job, state: TrainState, point: SchedulePoint) -> tuple[Stats, float]:
-    """d_repeats D steps on new images, each followed by the average of G, then one G step. -> statistics, seconds waited."""
+    """d_repeats D steps on new images, each followed by the average of G, then one G step. -> statistics, seconds
+    waited.
+    """
     training = job.config.training
     state.set_rates(point.lr_G, point.lr_D)
     where, stats, waited = where_of(job, point), {}, 0.0
@@ -158,19 +160,22 @@ def open_job(config: Config, device: torch.device, console: Console) -> Job:
 
     data = open_data(config.data.source, growth.max_res, channels, console.line, progress)
     schedule = config_module.schedule_of(config)
-    free = free_bytes(device)
-    micro = [plan.micro_batch(config, phase, free) for phase in schedule.phases]
+    micro = plan.micro_batches(config, free_bytes(device))
     count = min(data.count, config.data.max_images or data.count)
     return Job(config, schedule, data, count, device, micro)
 
 
 def continue_or_begin(job: Job, folder: Path, console: Console) -> tuple[TrainState, RunLog]:
-    """The state of the newest readable checkpoint, or that before the first image; and the log that goes on from there."""
+    """The state of the newest readable checkpoint, or that before the first image; and the log that goes on from
+    there.
+    """
     content = checkpoint.newest(folder / "checkpoints", console.line)
     state = _new_state(job)
     if content is not None:
         if content["data"] != job.data.fingerprint:
-            raise UserError(f"{folder} was trained on other data than {job.config.data.source}; use that, or another --out.")
+            raise UserError(
+                f"{folder} was trained on other data than {job.config.data.source}; use that, or another --out."
+            )
         state.unpack(content["state"])
     log = RunLog(folder, console, state.cur_nimg)
     if content is None:

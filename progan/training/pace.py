@@ -33,7 +33,8 @@ class Pace:
             return self._per_mac(above if below is None else below) * self.work[stage]
         low, here, high = (math.log(self.work[s]) for s in (below, stage, above))
         t = (here - low) / (high - low)
-        return self._per_mac(below) ** (1 - t) * self._per_mac(above) ** t * self.work[stage]
+        log_per_mac = (1 - t) * math.log(self._per_mac(below)) + t * math.log(self._per_mac(above))
+        return math.exp(log_per_mac) * self.work[stage]
 
     def _per_mac(self, stage: int | None) -> float:
         assert stage is not None, "nothing has been measured yet"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from typing import Any
 
@@ -10,44 +9,41 @@ import torch
 
 from progan.config import Config, discriminator_arguments, generator_arguments, schedule_of
 from progan.devices import free_bytes
+from progan.nn.ops import largest_group
 from progan.nn.progressive import Discriminator, Generator
 from progan.schedule import Phase
 from progan.training.preflight import fitting, saved_bytes
-from progan.training.steps import group_size
 
 Row = dict[str, Any]
 
 
-def micro_batch(config: Config, phase: Phase, free: float) -> int:
-    """Images of one forward pass in a phase: as configured, or for `auto` as many as `free` bytes hold."""
-    wanted = config.training.micro_batch
-    group = mbstd_group(config, phase)
+def micro_batches(config: Config, free: float) -> list[int]:
+    """Images of one forward pass by phase: as configured, or for `auto` as many as `free` bytes hold."""
+    wanted, phases = config.training.micro_batch, schedule_of(config).phases
+    groups = [mbstd_group(config, phase) for phase in phases]
     if wanted != "auto":
-        return max(group, min(wanted, phase.batch) // group * group)
-    arguments = _arguments(config)
-    return fitting(phase.batch, group, _saved_bytes(arguments, phase.stage, phase.fading), free)
+        return [max(group, min(wanted, phase.batch) // group * group) for phase, group in zip(phases, groups)]
+    G, D = on_meta(config)
+    cost = {stage: saved_bytes(G, D, stage) for stage in {phase.stage for phase in phases}}
+    return [fitting(phase.batch, group, cost[phase.stage], free) for phase, group in zip(phases, groups)]
 
 
 def mbstd_group(config: Config, phase: Phase) -> int:
     """Images of a minibatch-stddev group in a phase."""
-    return group_size(phase.batch, config.networks.mbstd_group)
+    return largest_group(phase.batch, config.networks.mbstd_group)
 
 
-def _arguments(config: Config) -> tuple[tuple[tuple[str, Any], ...], ...]:
-    return tuple(tuple(sorted(table.items())) for table in (generator_arguments(config), discriminator_arguments(config)))
-
-
-@functools.cache
-def _saved_bytes(arguments: tuple[tuple[tuple[str, Any], ...], ...], stage: int, fading: bool) -> float:
-    return saved_bytes((dict(arguments[0]), dict(arguments[1])), stage, fading)
+def on_meta(config: Config) -> tuple[Generator, Discriminator]:
+    """The networks of a configuration without data: shapes to reason about."""
+    with torch.device("meta"):
+        return Generator(**generator_arguments(config)), Discriminator(**discriminator_arguments(config))
 
 
 def plan_rows(config: Config, device: torch.device) -> list[Row]:
     """One row a phase: everything that the schedule says of it, its micro-batch for the device's memory."""
-    free = free_bytes(device)
-    with torch.device("meta"):
-        G, D = Generator(**generator_arguments(config)), Discriminator(**discriminator_arguments(config))
-    return [_row(config, phase, micro_batch(config, phase, free), G, D) for phase in schedule_of(config).phases]
+    G, D = on_meta(config)
+    micro = micro_batches(config, free_bytes(device))
+    return [_row(config, phase, micro[phase.index], G, D) for phase in schedule_of(config).phases]
 
 
 def _row(config: Config, phase: Phase, micro: int, G: Generator, D: Discriminator) -> Row:
@@ -69,7 +65,20 @@ def _row(config: Config, phase: Phase, micro: int, G: Generator, D: Discriminato
     }
 
 
-HEADS = ("phase", "kimg", "resolution", "alpha", "batch", "micro", "group", "lr G", "lr D", "iterations", "params G", "params D")
+HEADS = (
+    "phase",
+    "kimg",
+    "resolution",
+    "alpha",
+    "batch",
+    "micro",
+    "group",
+    "lr G",
+    "lr D",
+    "iterations",
+    "params G",
+    "params D",
+)
 
 
 def describe_plan(config: Config, device: torch.device) -> list[str]:

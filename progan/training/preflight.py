@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from progan.errors import RunFailed
+from progan.nn.ops import largest_group
 from progan.nn.progressive import Discriminator, Generator
 from progan.schedule import Phase
 from progan.training.state import TrainState
-from progan.training.steps import CriticLoss, Part, Where, d_gradients, d_step, g_step, group_size, split
+from progan.training.steps import CriticLoss, Part, Where, d_gradients, d_step, g_step, split
 
 HEADROOM = 1.3  # of the tensors that a step keeps, for those that come and go
 
 
-def saved_bytes(arguments: tuple[Mapping[str, Any], Mapping[str, Any]], stage: int, fading: bool) -> float:
-    """Bytes that one image costs a D step to keep for its derivatives, counted on tensors without data (device meta).
-
-    arguments: of Generator and Discriminator.
-    """
+def saved_bytes(G: Generator, D: Discriminator, stage: int) -> float:
+    """Bytes that one image costs a D step of a fade to keep for its derivatives. G, D: on device meta, without data."""
     n, storages = 4, {}
 
     def note(tensor: Tensor) -> Tensor:
@@ -30,21 +28,26 @@ def saved_bytes(arguments: tuple[Mapping[str, Any], Mapping[str, Any]], stage: i
         storages[id(storage)] = storage  # kept, so that the id stays its own
         return tensor
 
-    with torch.device("meta"):
-        G, D = Generator(**arguments[0]), Discriminator(**arguments[1])
-        where = Where(stage, torch.zeros(()) if fading else 1.0, n, n)
-        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-            d_gradients(G, D, random_part(G, stage, n, torch.device("meta")), where, CriticLoss())
+    meta = torch.device("meta")
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        d_gradients(
+            G, D, random_part(G, stage, n, meta), Where(stage, torch.zeros((), device=meta), n, n), CriticLoss()
+        )
     weights = {id(p.untyped_storage()) for net in (G, D) for p in net.parameters()}
     return sum(storage.nbytes() for key, storage in storages.items() if key not in weights) / n
 
 
 def fitting(batch: int, group: int, bytes_an_image: float, free: float) -> int:
-    """The largest micro-batch that fits: the whole batch, halved until HEADROOM times its bytes are free, in whole groups."""
-    micro_batch = batch
-    while micro_batch > group and micro_batch * bytes_an_image * HEADROOM > free:
-        micro_batch = max(group, micro_batch // 2 // group * group)
-    return micro_batch
+    """The largest of `halvings` that fits: HEADROOM times its bytes are free. Where none does, one group."""
+    return next((n for n in halvings(batch, group) if n * bytes_an_image * HEADROOM <= free), group)
+
+
+def halvings(batch: int, group: int) -> Iterator[int]:
+    """Micro-batches to try: the whole batch, then half of it, and so on down to one group; always whole groups."""
+    yield batch
+    while batch > group:
+        batch = max(group, batch // 2 // group * group)
+        yield batch
 
 
 def random_part(G: Generator, stage: int, count: int, device: torch.device) -> Part:
@@ -63,19 +66,18 @@ def trial(state: TrainState, phase: Phase, wanted_group: int, micro_batch: int) 
     The micro-batch is halved while the accelerator's memory does not suffice. Returns (seconds, micro-batch).
     Raises RunFailed where not even one minibatch-stddev group fits.
     """
-    group = group_size(phase.batch, wanted_group)
+    group = largest_group(phase.batch, wanted_group)
     device = next(state.G.parameters()).device
-    while True:
+    for candidate in halvings(micro_batch, group):
         try:
-            return _timed(lambda: _both_steps(state, phase, group, micro_batch), device), micro_batch
+            return _timed(partial(_both_steps, state, phase, group, candidate), device), candidate
         except torch.OutOfMemoryError:
-            state.opt_D.zero_grad(), state.opt_G.zero_grad()
-            if micro_batch <= group:
-                raise RunFailed(
-                    f"{group} images of {phase.resolution}x{phase.resolution} do not fit into the memory of {device}; "
-                    f"use a lower --max-res or networks.fmap_max, or a smaller networks.mbstd_group."
-                ) from None
-            micro_batch = max(group, micro_batch // 2 // group * group)
+            state.opt_D.zero_grad()
+            state.opt_G.zero_grad()
+    raise RunFailed(
+        f"{group} images of {phase.resolution}x{phase.resolution} do not fit into the memory of {device}; use a lower "
+        f"--max-res, fewer feature maps (networks.fmap_max), or a smaller networks.mbstd_group."
+    )
 
 
 def _both_steps(state: TrainState, phase: Phase, group: int, micro_batch: int) -> None:

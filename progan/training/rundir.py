@@ -60,7 +60,9 @@ def compare(stored: Path, config: Config) -> None:
     differing = config_module.binding_diff(config_module.parse(text, str(stored)), config)
     if differing:
         fields = "; ".join(f"{key} was {was!r}, is now {now!r}" for key, (was, now) in differing.items())
-        raise UserError(f"{stored.parent} was trained with other settings ({fields}); use those, another --out, or --fresh.")
+        raise UserError(
+            f"{stored.parent} was trained with other settings ({fields}); use those, another --out, or --fresh."
+        )
 
 
 def environment(device: torch.device) -> dict[str, Any]:
@@ -83,7 +85,9 @@ def git_commit(checkout: Path) -> str | None:
         return None
 
     def git(*arguments: str) -> str:
-        return subprocess.run(["git", "-C", str(checkout), *arguments], capture_output=True, text=True, check=True).stdout
+        return subprocess.run(
+            ["git", "-C", str(checkout), *arguments], capture_output=True, text=True, check=True
+        ).stdout
 
     try:
         return git("rev-parse", "HEAD").strip() + ("+changes" if git("status", "--porcelain").strip() else "")

@@ -50,7 +50,9 @@ class RunLog:
         self.console.live(text)
 
     def scalars(self, values: Mapping[str, float], nimg: int) -> None:
-        """`{"Section/name": number}` for TensorBoard and as one line of stats.jsonl (a number that is not finite: null)."""
+        """`{"Section/name": number}` for TensorBoard and as one line of stats.jsonl (a number that is not finite:
+        null).
+        """
         for tag, value in values.items():
             self.writer.add_scalar(tag, value, nimg)
         finite = {tag: value if math.isfinite(value) else None for tag, value in values.items()}
@@ -64,7 +66,7 @@ class RunLog:
     def gif(self, tag: str, gif: bytes, size: tuple[int, int], nimg: int) -> None:
         """An animated GIF for TensorBoard, which plays it where it shows pictures. size: (height, width)."""
         image = Summary.Image(encoded_image_string=gif, height=size[0], width=size[1], colorspace=3)
-        self.writer._get_file_writer().add_summary(Summary(value=[Summary.Value(tag=tag, image=image)]), nimg)
+        self._add(Summary(value=[Summary.Value(tag=tag, image=image)]), nimg)
 
     def text(self, tag: str, text: str) -> None:
         """A text for TensorBoard, shown as it is."""
@@ -73,8 +75,12 @@ class RunLog:
     def hyper_parameters(self, values: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
         """TensorBoard's table that compares runs: knobs against results."""
         plain = {k: v if isinstance(v, int | float | str | bool) else json.dumps(v) for k, v in values.items()}
-        for summary in hparams(plain, dict(metrics)):
-            self.writer._get_file_writer().add_summary(summary)
+        for summary in hparams(plain, dict(metrics)):  # type: ignore[no-untyped-call]
+            self._add(summary, None)
+
+    def _add(self, summary: Summary, nimg: int | None) -> None:
+        """What SummaryWriter has no method for."""
+        self.writer._get_file_writer().add_summary(summary, nimg)  # type: ignore[no-untyped-call]
 
     def flush(self) -> None:
         """Hand everything to the disk."""

@@ -75,6 +75,8 @@ def load_strictly(net: nn.Module, tensors: Mapping[str, Tensor], name: str) -> N
     found = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
     differing = [key for key in wanted.keys() | found.keys() if wanted.get(key) != found.get(key)]
     if differing:
-        shapes = "; ".join(f"{key}: {found.get(key)} in the file, {wanted.get(key)} wanted" for key in sorted(differing)[:3])
+        shapes = "; ".join(
+            f"{key}: {found.get(key)} in the file, {wanted.get(key)} wanted" for key in sorted(differing)[:3]
+        )
         raise UserError(f"the weights of {name} do not fit ({len(differing)} differ): {shapes}.")
     net.load_state_dict(tensors)

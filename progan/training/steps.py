@@ -1,13 +1,14 @@
 """One step of D and one step of G. A step receives every random number as an argument and draws none itself.
 
-A batch arrives as parts, each of whole minibatch-stddev groups, and its loss is a mean over the samples of all parts. So
-a batch cut into micro-batches, or dealt to several processes, gives the gradients of the uncut one, up to float rounding.
+A batch arrives as parts, each of whole minibatch-stddev groups, and its loss is a mean over the samples of all
+parts. So a batch cut into micro-batches, or dealt to several processes, gives the gradients of the uncut one, up to
+float rounding.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +17,6 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from progan import losses
 from progan.errors import RunFailed
-from progan.nn.ops import largest_group
 from progan.nn.progressive import Discriminator, Generator
 
 Stats = dict[str, Tensor]
@@ -53,15 +53,11 @@ class Part:
 
 
 def split(batch: int, group: int, micro_batch: int) -> list[Tensor]:
-    """Sample numbers of each part of a batch: whole groups (sample n is in group n mod batch/group), at most micro_batch
-    samples a part where a group is no larger."""
+    """Sample numbers of each part of a batch: whole groups (sample n is in group n mod batch/group), at most
+    micro_batch samples a part where a group is no larger.
+    """
     groups = torch.arange(batch).reshape(group, batch // group)  # [G, M] column m = group m
-    return [columns.flatten() for columns in groups.split(max(1, micro_batch // group), dim=1)]
-
-
-def group_size(batch: int, wanted: int) -> int:
-    """Samples of a minibatch-stddev group: the largest divisor of the batch up to the wanted size."""
-    return largest_group(batch, wanted)
+    return [columns.flatten() for columns in torch.split(groups, max(1, micro_batch // group), dim=1)]
 
 
 def d_step(
@@ -115,7 +111,7 @@ def g_gradients(G: Generator, D: Discriminator, latents: Tensor, where: Where) -
 
 def update_average(G_ema: Generator, G: Generator, beta: float, stage: int) -> None:
     """G_ema <- beta * G_ema + (1 - beta) * G, for all parameters that may have moved up to a stage."""
-    average: Callable[[list[nn.Parameter], list[nn.Parameter], int], None] = get_ema_multi_avg_fn(beta)
+    average = get_ema_multi_avg_fn(beta)  # type: ignore[no-untyped-call]
     average(G_ema.stage_parameters(stage), G.stage_parameters(stage), 0)
 
 
@@ -143,7 +139,9 @@ def _sum(stats: list[Stats]) -> Stats:
 
 
 def _finite_norm(name: str, net: nn.Module, stats: Stats) -> Tensor:
-    """Norm of all gradients of a network. Raises RunFailed, naming the first culprit, where it or a loss is not finite."""
+    """Norm of all gradients of a network. Raises RunFailed, naming the first culprit, where it or a loss is not
+    finite.
+    """
     gradients = [p.grad for p in net.parameters() if p.grad is not None]
     norm = torch.nn.utils.get_total_norm(gradients)
     if not torch.isfinite(norm + sum(stats.values())):

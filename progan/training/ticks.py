@@ -1,4 +1,6 @@
-"""What happens when a tick ends: a status line, statistics, pictures, a snapshot, a checkpoint. Training reads none of it."""
+"""What happens when a tick ends: a status line, statistics, pictures, a snapshot, a checkpoint. Training reads none
+of it.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +11,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from progan import seeds
 from progan import config as config_module
+from progan import seeds
 from progan.config import Config
 from progan.console import duration
 from progan.data.pyramid import Pyramid
@@ -18,11 +20,11 @@ from progan.devices import memory_gb
 from progan.exchange.snapshots import save_snapshot
 from progan.files import atomic
 from progan.images import enlarge, grid, to_pixels
-from progan.nn.ops import downscale2d
 from progan.latents import WalkPlan, make_walk, sample_latents
+from progan.nn.ops import downscale2d
 from progan.render.animation import Frame, encode_gif
 from progan.render.growth import growth_frames
-from progan.render.walk import walk_frames
+from progan.render.walk import pictures_a_pass, walk_frames
 from progan.schedule import Schedule, SchedulePoint
 from progan.training import checkpoint
 from progan.training.pace import Pace
@@ -45,7 +47,9 @@ TAGS = {
 
 @dataclass
 class Tally:
-    """What has gathered since the last tick. Statistics are sums on the device; nothing waits for them until the tick."""
+    """What has gathered since the last tick. Statistics are sums on the device; nothing waits for them until the
+    tick.
+    """
 
     stats: dict[str, Tensor] = field(default_factory=dict)
     iterations: int = 0
@@ -89,17 +93,18 @@ class Ticks:
         """Count an iteration, and do what is due after it."""
         self.tally.add(stats, nimg, data_wait_sec)
         after = self.schedule.at(self.state.cur_nimg)
+        if after.resolution != before.resolution:
+            self.show_reals(after.resolution)
         if after.tick == before.tick and self.state.cur_nimg < self.end_nimg:
             self.log.live(self.progress(before))
             return
         self.status(before)
-        boundary = after.phase != before.phase or self.state.cur_nimg >= self.end_nimg
+        phase_end = self.schedule.phases[before.phase].end_nimg
+        boundary = self.state.cur_nimg - nimg < min(phase_end, self.end_nimg) <= self.state.cur_nimg
         if boundary or _due(before.tick, after.tick, self.config.logging.snapshot_ticks):
             self.snapshot(before, boundary)
         if boundary or _due(before.tick, after.tick, self.config.logging.checkpoint_ticks):
             self.checkpoint()
-        if after.resolution != before.resolution:
-            self.show_reals(after.resolution)
         self.tally = Tally()
 
     # ---- what
@@ -134,8 +139,8 @@ class Ticks:
 
     def progress(self, point: SchedulePoint) -> str:
         """`kimg 12.3/240  16x16  alpha 0.42  batch 16`"""
-        kimg, end = self.state.cur_nimg / 1000, self.end_nimg / 1000
-        return f"kimg {kimg:.1f}/{end:g}  {point.resolution}x{point.resolution}  alpha {point.alpha:.2f}  batch {point.batch}"
+        kimg, r = f"{self.state.cur_nimg / 1000:.1f}/{self.end_nimg / 1000:g}", point.resolution
+        return f"kimg {kimg}  {r}x{r}  alpha {point.alpha:.2f}  batch {point.batch}"
 
     def left(self) -> str:
         """Time to the end, and of which resolution how much: `3m 20s (16x16 40s, 32x32 2m 40s)`."""
@@ -174,7 +179,7 @@ class Ticks:
     @torch.no_grad()
     def fakes(self, point: SchedulePoint) -> Tensor:
         """Pixels [N, C, R, R] of the fixed latents, a few at a time."""
-        batches = self.latents.to(self.latents_device()).split(max(1, min(64, 2**20 // point.resolution**2)))
+        batches = torch.split(self.latents.to(self.latents_device()), pictures_a_pass(point.resolution))
         return torch.cat([to_pixels(self.state.G_ema(z, point.stage, point.alpha)).cpu() for z in batches])
 
     def at_full_size(self, sheet: Tensor, resolution: int) -> Tensor:
@@ -212,7 +217,9 @@ class Ticks:
 
     def show_growth(self) -> None:
         """growth.gif: the fixed latents from the first stage until now, all frames at one size."""
-        frames = list(growth_frames(self.folder, size=256, cells=(4, 4), until_kimg=self.state.cur_nimg / 1000, most=60))
+        frames = list(
+            growth_frames(self.folder, size=256, cells=(4, 4), until_kimg=self.state.cur_nimg / 1000, most=60)
+        )
         self._gif("growth", frames, 5.0)
 
     def show_walk(self, point: SchedulePoint) -> None:

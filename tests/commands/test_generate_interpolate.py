@@ -57,7 +57,9 @@ def test_seeds_grammar():
     assert parse_seeds("12") == [12]
 
 
-@pytest.mark.parametrize("text", ["", "a", "1,,2", "-3", "3-", "5-2", "1.5", "0-1000000", "1;2", "99999999999999999999"])
+@pytest.mark.parametrize(
+    "text", ["", "a", "1,,2", "-3", "3-", "5-2", "1.5", "0-1000000", "1;2", "99999999999999999999"]
+)
 def test_seeds_that_are_none_are_quoted_back(text):
     with pytest.raises(click.BadParameter) as caught:
         parse_seeds(text)
@@ -120,6 +122,13 @@ def test_generate_never_replaces_another_picture(run, tmp_path, capsys):
     assert len(list((tmp_path / "out").iterdir())) == 5
 
 
+def test_generate_at_an_earlier_resolution_is_the_stable_one(run, tmp_path):
+    assert main(["generate", "--seeds", "4", "--res", "8", "--device", "cpu", "--out", "o"]) == 0
+    G = load_snapshot(run / "snapshots" / "generator-000012.safetensors").G
+    expected = to_pixels(G(latents.latents_from_seeds([4], 8), 1, 1.0))[0].permute(1, 2, 0).numpy()
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "o" / "seed0004.png")), expected)
+
+
 def test_generate_at_an_earlier_resolution_and_psi_zero(run, tmp_path):
     assert main(["generate", "--seeds", "0-1", "--res", "8", "--psi", "0", "--device", "cpu", "--out", "o"]) == 0
     first, second = (np.asarray(Image.open(tmp_path / "o" / f"seed000{k}.png")) for k in (0, 1))
@@ -161,7 +170,9 @@ def test_interpolate_lasts_and_enlarges_by_default(run, tmp_path):
     assert _size(tmp_path / "a.gif") == ((128, 128), 30)
     assert main(["interpolate", "--fps", "4", "--seeds", "0-6", "--out", "b.gif", "--device", "cpu"]) == 0
     assert _size(tmp_path / "b.gif") == ((128, 128), 28)
-    assert main(["interpolate", "--seconds", "2.5", "--fps", "4", "--res", "4", "--out", "c.png", "--device", "cpu"]) == 0
+    assert (
+        main(["interpolate", "--seconds", "2.5", "--fps", "4", "--res", "4", "--out", "c.png", "--device", "cpu"]) == 0
+    )
     assert _size(tmp_path / "c.png") == ((128, 128), 10)
 
 
@@ -199,10 +210,10 @@ def test_interpolate_writes_mp4(run, tmp_path, capsys):
         (["--walk", "smooth", "--grid", "2x2", "--seeds", "0-2"], "4 cells, but 3 seeds"),
         (["--grid", "2x2", "--seeds", "0-2"], "4 cells"),
         (["--seeds", "5"], "at least 2 seeds, not 1"),
-        (["--frames", "3"], "at least 6 frames"),
+        (["--frames", "3", "--seeds", "0-5"], "at least 6 frames"),
         (["--walk", "spiral"], "spiral"),
         (["--out", "walk.avi"], "unknown suffix"),
-        (["--fps", "60", "--out", "walk.gif"], "at most 50"),
+        (["--fps", "60", "--out", "walk.gif"], "0.1 to 50"),
         (["--res", "64"], "can show 4, 8, 16 pixels"),
     ],
 )

@@ -1,6 +1,7 @@
 """Laws of the writers: what goes in comes out, twice the same bytes, one frame in memory, nothing half-written."""
 
 import io
+import shutil
 import weakref
 from pathlib import Path
 
@@ -83,6 +84,16 @@ def test_pictures_come_back(tmp_path, name, grey):
 
 
 @pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("colour", [(255, 0, 0), (0, 255, 0), (0, 0, 255), (0, 0, 0), (255, 255, 255), (90, 160, 30)])
+def test_flat_colours_come_back(tmp_path, name, colour):
+    """Videos say BT.709 and mean it: BT.601 in its place would be off by 18 and more."""
+    _needs_av(name)
+    write_animation(tmp_path / name, [np.full((32, 32, 3), colour, np.uint8)] * 2, 25)
+    for frame in _read(tmp_path / name)[0]:
+        assert np.abs(frame.astype(int) - colour).max() <= 4
+
+
+@pytest.mark.parametrize("name", ALL)
 def test_same_arguments_same_bytes(tmp_path, name):
     _needs_av(name)
     for folder in ("a", "b"):
@@ -160,7 +171,7 @@ def test_encode_gif_is_the_file_and_tensorboard_can_read_it(tmp_path):
     assert data == (tmp_path / "walk.gif").read_bytes()
     with Image.open(io.BytesIO(data)) as image:
         assert (image.n_frames, image.size) == (6, (48, 32))
-    with pytest.raises(UserError, match="0.1 to 50"):
+    with pytest.raises(UserError, match=r"0\.1 to 50"):
         encode_gif(_frames(6), 60)
 
 
@@ -214,12 +225,19 @@ def test_what_cannot_be_written_is_refused_before_the_first_frame(tmp_path, name
 
 
 @pytest.mark.parametrize(
-    "frames", [[], [np.zeros((4, 4, 3))], [np.zeros((4, 4, 4), np.uint8)], [np.zeros((4, k, 3), np.uint8) for k in (4, 5)]]
+    "frames",
+    [[], [np.zeros((4, 4, 3))], [np.zeros((4, 4, 4), np.uint8)], [np.zeros((4, k, 3), np.uint8) for k in (4, 5)]],
 )
 def test_frames_must_be_pictures_and_alike(tmp_path, frames):
     with pytest.raises(ValueError, match="frame"):
         write_animation(tmp_path / "walk.gif", frames, 25)
     assert not list(tmp_path.iterdir())
+
+
+def test_webp_has_a_largest_size(tmp_path):
+    with pytest.raises(UserError, match="16383"):
+        write_animation(tmp_path / "walk.webp", [np.zeros((2, 16384, 3), np.uint8)], 25)
+    assert write_animation(tmp_path / "walk.webp", [np.zeros((2, 16383, 3), np.uint8)], 25) == 1
 
 
 def test_video_without_encoder_names_the_extra(tmp_path, monkeypatch):
@@ -247,6 +265,21 @@ def test_ffmpeg_gets_raw_frames_and_the_draft(tmp_path, monkeypatch):
     assert "-video_size 18x32 -framerate 2997/100 -i pipe:0" in arguments
     assert "-crf:v 18" in arguments
     assert "-movflags +faststart" in arguments
+
+
+@pytest.mark.skipif(not shutil.which("ffmpeg"), reason="no ffmpeg on the PATH")
+@pytest.mark.parametrize("name", VIDEOS)
+def test_ffmpeg_writes_what_pyav_writes(tmp_path, monkeypatch, name):
+    """Same frames, sizes and duration; pixels as close as the codec; twice the same bytes."""
+    _needs_av(name)
+    write_animation(tmp_path / "av" / name, _frames(9, 31, 17), 30)
+    monkeypatch.setattr(animation, "_has_av", lambda: False)
+    for folder in ("a", "b"):
+        assert write_animation(tmp_path / folder / name, _frames(9, 31, 17), 30) == 9
+    assert _bytes(tmp_path / "a" / name) == _bytes(tmp_path / "b" / name)
+    (ours, seconds), (theirs, expected) = (_read(tmp_path / folder / name) for folder in ("a", "av"))
+    assert seconds == pytest.approx(expected, abs=0.002)
+    assert np.abs(np.stack(ours).astype(float) - np.stack(theirs)).mean() < 2
 
 
 def test_ffmpegs_own_words_reach_the_user(tmp_path, monkeypatch):

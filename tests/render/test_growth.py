@@ -25,7 +25,7 @@ def _save(folder, name, resolution, kimg, alpha=1.0, columns=4, rows=4, grey=Fal
 
 
 def _run(folder):
-    """4 px at 0 and 10 kimg, 8 px fading at 20 and stable at 30, 16 px fading at 40: names in another order than kimg."""
+    """4 px at 0 and 10 kimg, 8 px fading at 20, stable at 30, 16 px fading at 40; names in another order than kimg."""
     for name, resolution, kimg, alpha in [
         ("fakes-000009.png", 4, 0.0, 1.0),
         ("fakes-000008.png", 4, 10.4, 1.0),
@@ -67,6 +67,17 @@ def test_enlarging_repeats_and_reducing_averages(tmp_path):
     means = noise.reshape(4, 2, 4, 2, 3).mean((1, 3))
     assert np.abs(small - means).max() <= 1  # Pillow rounds after each axis
     assert not np.array_equal(small, noise[::2, ::2])
+
+
+def test_stored_cells_may_be_enlarged_already(tmp_path):
+    array = _save(tmp_path, "fakes-000001.png", 4, 1.0)
+    plain = next(growth_frames(tmp_path, size=64))
+    with Image.open(tmp_path / "fakes-000001.png") as image:
+        text = PngInfo()
+        for key, value in image.info.items():
+            text.add_text(key, value)
+    Image.fromarray(array.repeat(8, 0).repeat(8, 1)).save(tmp_path / "fakes-000001.png", pnginfo=text)
+    assert np.array_equal(next(growth_frames(tmp_path, size=64)), plain)
 
 
 def test_grids_with_fewer_cells_set_the_size_for_all(tmp_path):
@@ -111,7 +122,7 @@ def test_growth_frames_are_thinned(tmp_path):
     assert [int(f[0, 0, 0]) for f in growth_frames(tmp_path, most=3)] in ([0, 50, 110], [0, 60, 110])
 
 
-def test_strip_shows_the_last_stable_grid_of_each_resolution(tmp_path):
+def test_strip_shows_the_last_grid_of_each_resolution(tmp_path):
     growth_strip(_run(tmp_path), tmp_path / "strip.png", cells=(2, 4), height=64)
     strip = np.asarray(Image.open(tmp_path / "strip.png"))
     block, gap = 32, 1

@@ -1,4 +1,4 @@
-"""Laws of rendering a walk: one frame an index, cells in reading order, bounded batches, the same pixels in any batch."""
+"""Laws of rendering a walk: one frame an index, cells in reading order, bounded passes, lazily."""
 
 import numpy as np
 import pytest

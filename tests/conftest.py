@@ -1,0 +1,74 @@
+"""What all tests share: a device to choose, few threads, one seed."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from progan import config as config_module
+from progan.config import Config
+from progan.console import Console
+from progan.data.prepare import prepare_faces
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--device", default="cpu", help="device for the tests that can run on any: cpu, cuda, mps")
+
+
+@pytest.fixture
+def device(request: pytest.FixtureRequest) -> torch.device:
+    return torch.device(request.config.getoption("--device"))
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+def pytest_configure() -> None:
+    torch.set_num_threads(1)  # two would wait for each other on a busy machine
+
+
+TINY = (
+    "growth.max_res=16",
+    "growth.stable_kimg=0.16",
+    "growth.fade_kimg=0.16",
+    "growth.final_kimg=0.16",
+    "growth.batch=8",
+    "networks.latent_size=8",
+    "networks.fmap_base=64",
+    "networks.fmap_max=8",
+    "training.ema_beta=0.9",
+    "logging.tick_kimg=0.08",
+    "logging.snapshot_ticks=0",
+    "logging.checkpoint_ticks=0",
+)
+"""A whole training in 100 iterations: 4x4, fade, 8x8, fade, 16x16, each 20 steps of 8 images."""
+
+
+@pytest.fixture(scope="session")
+def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A pyramid of 50 portraits up to 16x16."""
+    folder = tmp_path_factory.mktemp("data") / "faces16"
+    prepare_faces(folder, 50, 16, 3, lambda done, total: None)
+    return folder
+
+
+@pytest.fixture
+def tiny(tiny_data: Path) -> Callable[..., Config]:
+    """tiny("section.key=value", ...): the tiny training's configuration, changed."""
+
+    def make(*overrides: str) -> Config:
+        return config_module.load(None, [*TINY, f"data.source={tiny_data}", *overrides])
+
+    return make
+
+
+@pytest.fixture
+def quiet() -> Console:
+    """A console that nobody sees; `quiet.stream.getvalue()` is what it printed."""
+    return Console(io.StringIO())

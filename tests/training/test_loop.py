@@ -1,0 +1,213 @@
+"""The loop: a run that was stopped anywhere ends as one that was not, to the bit; and every way it can end early."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from progan import config as config_module
+from progan.config import Config
+from progan.console import Console
+from progan.errors import RunFailed, UserError
+from progan.training import checkpoint, loop
+
+CPU = torch.device("cpu")
+Tiny = Callable[..., Config]
+
+
+def final_state(folder: Path) -> dict[str, Any]:
+    return checkpoint.load(checkpoint.listed(folder / "checkpoints")[-1])["state"]
+
+
+def assert_same(a: Any, b: Any, where: str = "state") -> None:
+    """Equal to the bit, through nested containers."""
+    assert type(a) is type(b), where
+    if isinstance(a, torch.Tensor):
+        assert a.dtype == b.dtype, where
+        assert torch.equal(a, b), where
+    elif isinstance(a, dict):
+        assert a.keys() == b.keys(), where
+        for key in a:
+            assert_same(a[key], b[key], f"{where}.{key}")
+    elif isinstance(a, list | tuple):
+        assert len(a) == len(b), where
+        for i, (x, y) in enumerate(zip(a, b)):
+            assert_same(x, y, f"{where}[{i}]")
+    else:
+        assert a == b, where
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory, tiny_data: Path) -> Path:
+    """The tiny training, uninterrupted."""
+    from tests.conftest import TINY
+
+    folder = tmp_path_factory.mktemp("reference") / "run"
+    config = config_module.load(None, [*TINY, f"data.source={tiny_data}"])
+    assert loop.train(config, folder, CPU, None, Console(live_sec=1e9)) == 0
+    return folder
+
+
+@pytest.mark.parametrize("stops", [[0.24], [0.16], [0.32], [0.008, 0.56, 0.6]], ids=str)
+def test_a_stopped_run_ends_as_an_unstopped_one(
+    stops: list[float], reference: Path, tiny: Tiny, tmp_path: Path, quiet: Console
+) -> None:
+    """In mid-fade, at the end of a phase, after a single step, several times."""
+    run = tmp_path / "run"
+    for kimg in [*stops, None]:
+        assert loop.train(tiny(), run, CPU, kimg, quiet) == 0
+    assert_same(final_state(run), final_state(reference))
+
+
+def test_the_state_depends_on_the_seed(reference: Path, tiny: Tiny, tmp_path: Path, quiet: Console) -> None:
+    loop.train(tiny("training.seed=1"), tmp_path / "run", CPU, None, quiet)
+    with pytest.raises(AssertionError):
+        assert_same(final_state(tmp_path / "run"), final_state(reference))
+
+
+def test_work_after_the_last_checkpoint_is_repeated_exactly(
+    reference: Path, tiny: Tiny, tmp_path: Path, quiet: Console
+) -> None:
+    """What kill -9 leaves: a checkpoint, and statistics that go beyond it."""
+    run = tmp_path / "run"
+    loop.train(tiny(), run, CPU, 0.4, quiet)
+    for path in checkpoint.listed(run / "checkpoints")[1:]:
+        path.unlink()
+    kept = json.loads((run / "stats.jsonl").read_text().splitlines()[-1])["nimg"]
+    assert checkpoint.load(checkpoint.listed(run / "checkpoints")[-1])["state"]["cur_nimg"] < kept
+    loop.train(tiny(), run, CPU, None, quiet)
+    assert_same(final_state(run), final_state(reference))
+    numbers = [json.loads(line)["nimg"] for line in (run / "stats.jsonl").read_text().splitlines()]
+    assert numbers == sorted(set(numbers))
+
+
+def test_the_machine_may_change_between_two_runs(reference: Path, tiny: Tiny, tmp_path: Path, quiet: Console) -> None:
+    """Micro-batches and tick settings leave the result alone (micro-batches up to rounding)."""
+    run = tmp_path / "run"
+    loop.train(tiny(), run, CPU, 0.24, quiet)
+    changed = tiny("training.micro_batch=4", "logging.tick_kimg=0.05", "logging.keep=1", "logging.checkpoint_ticks=1")
+    loop.train(changed, run, CPU, 0.32, quiet)
+    there = tmp_path / "there"
+    loop.train(tiny(), there, CPU, 0.32, quiet)
+    a, b = final_state(run), final_state(there)
+    assert a["cur_nimg"] == b["cur_nimg"]
+    for key, value in b["D"].items():
+        torch.testing.assert_close(a["D"][key], value, rtol=1e-2, atol=1e-2)
+    assert len(checkpoint.listed(run / "checkpoints")) == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_finishes_the_step_saves_and_says_how_to_go_on(
+    number: signal.Signals, reference: Path, tiny: Tiny, tmp_path: Path, quiet: Console, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, done, original = tmp_path / "run", [], loop.iteration
+
+    def iteration(*arguments: Any) -> Any:
+        done.append(1)
+        if len(done) == 33:  # in the first fade
+            os.kill(os.getpid(), number)
+        return original(*arguments)
+
+    monkeypatch.setattr(loop, "iteration", iteration)
+    before = signal.getsignal(number)
+    assert loop.train(tiny(), run, CPU, None, quiet) == 128 + number
+    assert signal.getsignal(number) is before
+    assert len(done) == 33
+    assert final_state(run)["cur_nimg"] == 33 * 8
+    assert "the same command goes on" in quiet.stream.getvalue()  # type: ignore[attr-defined]
+    monkeypatch.undo()
+    assert loop.train(tiny(), run, CPU, None, quiet) == 0
+    assert_same(final_state(run), final_state(reference))
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(
+    tiny: Tiny, tmp_path: Path, quiet: Console, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    loop.train(tiny(), run, CPU, 0.16, quiet)
+    good = {p.name: p.read_bytes() for p in checkpoint.listed(run / "checkpoints")}
+    monkeypatch.setattr(loop, "to_images", lambda pixels: pixels.float() * float("inf"))
+    with pytest.raises(RunFailed, match=r"at 0\.160 kimg: .* is not finite.*checkpoint-000000000160\.pt"):
+        loop.train(tiny(), run, CPU, None, quiet)
+    assert {p.name: p.read_bytes() for p in checkpoint.listed(run / "checkpoints")} == good
+
+
+def test_a_run_of_other_settings_is_refused_with_the_fields(reference: Path, tiny: Tiny, quiet: Console) -> None:
+    with pytest.raises(UserError, match=r"training\.lr was .* is now 0\.5.*--fresh"):
+        loop.train(tiny("training.lr=0.5"), reference, CPU, None, quiet)
+
+
+def test_a_run_on_other_data_is_refused(reference: Path, tiny: Tiny, tmp_path: Path, quiet: Console) -> None:
+    from progan.data.prepare import prepare_faces
+
+    prepare_faces(tmp_path / "other", 20, 16, 3, lambda done, total: None)
+    with pytest.raises(UserError, match="other data"):
+        loop.train(tiny(f"data.source={tmp_path / 'other'}"), reference, CPU, None, quiet)
+
+
+def test_the_same_data_may_move(reference: Path, tiny: Tiny, tiny_data: Path, tmp_path: Path, quiet: Console) -> None:
+    shutil.copytree(tiny_data, tmp_path / "moved")
+    assert loop.train(tiny(f"data.source={tmp_path / 'moved'}"), reference, CPU, None, quiet) == 0
+    assert "already" in quiet.stream.getvalue()  # type: ignore[attr-defined]
+
+
+def test_damaged_checkpoints_are_skipped_by_name(
+    reference: Path, tiny: Tiny, tmp_path: Path, quiet: Console
+) -> None:
+    run = tmp_path / "run"
+    loop.train(tiny(), run, CPU, 0.48, quiet)
+    newest = checkpoint.listed(run / "checkpoints")[-1]
+    newest.write_bytes(newest.read_bytes()[:1000])
+    (run / "checkpoints" / "checkpoint-000099999999.pt").write_text("foreign")
+    loop.train(tiny(), run, CPU, None, quiet)
+    said = quiet.stream.getvalue()  # type: ignore[attr-defined]
+    assert newest.name in said
+    assert "checkpoint-000099999999.pt" in said
+    assert_same(final_state_before_foreign(run), final_state(reference))
+
+
+def final_state_before_foreign(run: Path) -> dict[str, Any]:
+    paths = [p for p in checkpoint.listed(run / "checkpoints") if p.stat().st_size > 100]
+    return checkpoint.load(paths[-1])["state"]
+
+
+def test_the_run_directory_holds_what_people_look_for(reference: Path) -> None:
+    present = {p.name for p in reference.iterdir()}
+    expected = {"config.toml", "environment.json", "log.txt", "stats.jsonl", "checkpoints", "snapshots", "growth.gif"}
+    assert expected | {"reals-0004.png", "reals-0008.png", "reals-0016.png", "fakes-000000.png"} <= present
+    assert any(name.startswith("events.out.tfevents") for name in present)
+    assert (reference / "snapshots" / "generator-final.safetensors").is_file()
+    assert len(checkpoint.listed(reference / "checkpoints")) == 3
+
+
+def test_kimg_beyond_the_schedule_trains_on_at_full_size(tiny: Tiny, tmp_path: Path, quiet: Console) -> None:
+    run = tmp_path / "run"
+    loop.train(tiny(), run, CPU, 0.88, quiet)
+    assert final_state(run)["cur_nimg"] == 880
+
+
+def test_d_repeats_shows_new_images_at_every_d_step(tiny: Tiny, tmp_path: Path, quiet: Console) -> None:
+    """Two D steps a G step: G's optimizer counts half as many steps."""
+    run = tmp_path / "run"
+    loop.train(tiny("training.d_repeats=2"), run, CPU, 0.16, quiet)
+    state = final_state(run)
+    steps = {name: next(iter(state[name]["state"].values()))["step"].item() for name in ("opt_G", "opt_D")}
+    assert steps == {"opt_G": 10, "opt_D": 20}
+
+
+def test_adam_is_reset_at_both_ends_of_a_fade(tiny: Tiny, tmp_path: Path, quiet: Console) -> None:
+    run, counts = tmp_path / "run", {}
+    for nimg in (160, 168, 176, 320, 328):
+        loop.train(tiny(), run, CPU, nimg / 1000, quiet)
+        states = final_state(run)["opt_D"]["state"]
+        counts[nimg] = max((s["step"].item() for s in states.values()), default=0)
+    # At 160 the 4x4 phase still holds (a fade begins after its first image); the step from 160 to 168 is its last.
+    assert counts == {160: 20, 168: 0, 176: 1, 320: 0, 328: 1}
