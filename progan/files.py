@@ -29,7 +29,8 @@ def atomic(path: Path) -> Iterator[Path]:
         reason = error.strerror or str(error)
         raise UserError(f"{path} cannot be written: {reason}; nothing that was there before has changed.") from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:

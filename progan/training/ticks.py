@@ -99,8 +99,8 @@ class Ticks:
             self.log.live(self.progress(before))
             return
         self.status(before)
-        phase_end = self.schedule.phases[before.phase].end_nimg
-        boundary = self.state.cur_nimg - nimg < min(phase_end, self.end_nimg) <= self.state.cur_nimg
+        ends = (self.schedule.phases[before.phase].end_nimg, self.end_nimg)
+        boundary = any(self.state.cur_nimg - nimg < end <= self.state.cur_nimg for end in ends)
         if boundary or _due(before.tick, after.tick, self.config.logging.snapshot_ticks):
             self.snapshot(before, boundary)
         if boundary or _due(before.tick, after.tick, self.config.logging.checkpoint_ticks):

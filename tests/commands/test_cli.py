@@ -1,0 +1,189 @@
+"""The command line as its users meet it: quick help, one sentence for a mistake, one exit code for each kind of end."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from progan.commands import VERBS, main
+from tests.conftest import TINY
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "progan", *arguments]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("verb", ["", *VERBS])
+def test_help_answers_in_half_a_second_without_torch(verb: str) -> None:
+    code = (
+        "import sys; from progan.commands import main; code = main(sys.argv[1:]);"
+        "sys.exit(3 if {'torch', 'numpy', 'PIL', 'tensorboard'} & sys.modules.keys() else code)"
+    )
+    best = 9.0
+    for _ in range(3):  # the best of three: other programs may be running
+        start = time.perf_counter()
+        result = subprocess.run([sys.executable, "-c", code, *verb.split(), "--help"], capture_output=True, check=False)
+        best = min(best, time.perf_counter() - start)
+        assert result.returncode == 0, result.stderr
+    assert best < 0.5
+
+
+def test_the_help_is_kept_in_the_documentation() -> None:
+    """`make docs` writes the file."""
+    written = (ROOT / "docs" / "cli-help.txt").read_text(encoding="utf-8")
+    result = subprocess.run([sys.executable, "docs/cli_help.py"], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert result.stdout == written
+
+
+@pytest.mark.parametrize("launcher", [["cli.py"], ["-m", "progan"]], ids=str)
+def test_every_launcher_is_the_same_program(launcher: list[str]) -> None:
+    result = subprocess.run([sys.executable, *launcher, "--version"], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert result.stdout == run("--version").stdout
+    assert result.stdout.startswith("progan, version ")
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """A folder of three pictures of 32x32 pixels."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for i in range(3):
+        Image.new("RGB", (32, 32), (80 * i, 40, 200)).save(folder / f"{i}.png")
+    return folder
+
+
+def a_file(folder: Path, name: str, text: str = "") -> str:
+    (folder / name).write_text(text)
+    return str(folder / name)
+
+
+MISTAKES: dict[str, tuple[Callable[[Path], list[str]], str]] = {
+    "missing path": (lambda t: ["train", "--data", "no/such/folder", "--max-res", "8"], "no/such/folder does not exist"),
+    "empty folder": (lambda t: ["train", "--data", str(t / "empty"), "--max-res", "8"], "empty holds no pictures"),
+    "no folder": (lambda t: ["train", "--data", a_file(t, "x.txt"), "--max-res", "8"], "neither a folder nor a zip"),
+    "unknown preset": (lambda t: ["train", "--config", "quikstart"], "did you mean `quickstart`?"),
+    "missing file": (lambda t: ["train", "--config", "no.toml"], "no.toml: the file cannot be read"),
+    "bad toml": (lambda t: ["train", "--config", a_file(t, "x.toml", "a = = 1")], "not valid TOML"),
+    "unknown section": (lambda t: ["train", "--set", "grwth.max_res=8"], "did you mean `growth`?"),
+    "mistyped key": (lambda t: ["train", "--set", "growth.max_rez=8"], "did you mean `growth.max_res`?"),
+    "wrong type": (lambda t: ["train", "--set", "training.seed=pi"], "training.seed is a whole number, not 'pi'"),
+    "no power of two": (lambda t: ["train", "--max-res", "100"], "100 is not a power of two between 4 and 1024"),
+    "above 1024": (lambda t: ["train", "--max-res", "2048"], "2048 is not a power of two between 4 and 1024"),
+    "above the data": (
+        lambda t: ["train", "--data", str(t / "pictures"), "--max-res", "64"],
+        "no picture is left of 3: 3 x smaller than 64x64",
+    ),
+    "unknown device": (lambda t: ["train", "--device", "tpu"], "--device tpu: unknown"),
+    "unwritable directory": (
+        lambda t: ["train", *tiny(t), "--out", a_file(t, "file") + "/run"],
+        "cannot be written",
+    ),
+    "no run directory": (lambda t: ["train", *tiny(t), "--out", str(t / "pictures")], "is no run directory"),
+    "no run": (lambda t: ["generate", str(t / "empty")], "no run, or one that has not come so far"),
+    "no such run": (lambda t: ["interpolate", str(t / "nothing")], "nothing does not exist"),
+    "foreign file": (lambda t: ["generate", a_file(t, "x.safetensors", "hello")], "is no readable snapshot"),
+    "existing destination": (
+        lambda t: ["prepare", str(t / "pictures"), str(t / "empty"), "--max-res", "8"],
+        "exists already",
+    ),
+    "no such runs": (lambda t: ["board", str(t / "nothing")], "is no folder"),
+}
+
+
+def tiny(folder: Path) -> list[str]:
+    """Flags of the tiny training on the pictures of a folder."""
+    return ["--data", str(folder / "pictures"), *(part for knob in TINY for part in ("--set", knob))]
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_answered_in_one_sentence(
+    mistake: str, tmp_path: Path, pictures: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PROGAN_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "empty").mkdir()
+    arguments, sentence = MISTAKES[mistake]
+    command = arguments(tmp_path)
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    assert main(command) == 2
+    error = capsys.readouterr().err
+    assert sentence in error
+    assert error.strip().count("\n") == 0, error
+    after = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    assert before.items() <= after.items(), "nothing of the user's is lost"
+
+
+def test_a_directory_without_permission_is_one_sentence(
+    tmp_path: Path, pictures: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if os.geteuid() == 0:
+        pytest.skip("root may write anywhere")
+    monkeypatch.setenv("PROGAN_CACHE", str(tmp_path / "cache"))
+    locked = tmp_path / "locked"
+    locked.mkdir(mode=0o500)
+    assert main(["train", *tiny(tmp_path), "--out", str(locked / "run")]) == 2
+    assert "Permission denied" in capsys.readouterr().err
+
+
+def test_train_twice_continues_and_fresh_starts_beside(
+    tmp_path: Path, pictures: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PROGAN_CACHE", str(tmp_path / "cache"))
+    command = ["train", *tiny(tmp_path)]
+    assert main([*command, "--kimg", "0.08"]) == 0
+    assert main([*command, "--kimg", "0.16"]) == 0
+    assert "goes on at 0.080 kimg" in capsys.readouterr().out
+    assert main([*command, "--seed", "5"]) == 2
+    assert "training.seed was 1000, is now 5" in capsys.readouterr().err
+    assert main([*command, "--seed", "5", "--kimg", "0.08", "--fresh"]) == 0
+    assert sorted(p.name for p in (tmp_path / "runs").iterdir()) == ["default-pictures-16px", "default-pictures-16px-2"]
+
+
+def test_dry_run_prints_the_plan_and_writes_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "--max-res", "256", "-n"]) == 0
+    printed = capsys.readouterr().out
+    assert "256x256" in printed
+    assert "7200 - 9600" in printed
+    assert not list(tmp_path.iterdir())
+
+
+def test_schedule_prints_points_and_json(capsys: pytest.CaptureFixture[str]) -> None:
+    import json
+
+    assert main(["schedule", "--at", "900", "--json"]) == 0
+    point = json.loads(capsys.readouterr().out)
+    assert (point["resolution"], point["alpha"], point["batch"]) == (8, 0.5, 128)
+    assert main(["schedule", "--max-res", "1024", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert len(rows) == 17
+    assert (rows[-1]["parameters_G"], rows[-1]["parameters_D"]) == (23_079_115, 23_087_249)
+    assert rows[-1]["end_kimg"] == 12_000
+
+
+def test_prepare_makes_a_pyramid(tmp_path: Path, pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    a_file(pictures, "broken.png", "no picture")
+    assert main(["prepare", str(pictures), str(tmp_path / "pyramid"), "--max-res", "16"]) == 0
+    assert "3 pictures at 4x4 to 16x16, 1 skipped" in capsys.readouterr().out
+
+
+def test_a_failed_run_exits_with_1(
+    tmp_path: Path, pictures: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PROGAN_CACHE", str(tmp_path / "cache"))
+    assert main(["train", *tiny(tmp_path), "--set", "loss.wgan_lambda=1e38"]) == 1
+    assert "is not finite" in capsys.readouterr().err

@@ -1,0 +1,142 @@
+"""Laws of the preflight: the reckoned memory is that of real tensors, and what does not fit is halved in whole groups."""
+
+import itertools
+
+import pytest
+import torch
+
+from progan.errors import RunFailed
+from progan.nn.progressive import Discriminator, Generator
+from progan.schedule import Phase
+from progan.training import preflight
+from progan.training.preflight import HEADROOM, fitting, halvings, random_part, saved_bytes, trial
+from progan.training.state import new_state
+from progan.training.steps import CriticLoss, Part, Where, d_gradients
+
+NET = {"max_res": 32, "fmap_base": 128, "fmap_max": 16}
+
+
+def _meta(**changes) -> tuple[Generator, Discriminator]:
+    with torch.device("meta"):
+        return Generator(**{**NET, **changes}, latent_size=8), Discriminator(**{**NET, **changes})
+
+
+def _really_saved(stage: int, count: int) -> float:
+    """The same count on tensors with data: distinct memory, told apart by its address."""
+    G, D = Generator(**NET, latent_size=8), Discriminator(**NET)
+    kept, sizes = [], {}
+
+    def note(tensor):
+        kept.append(tensor)  # no address is used twice
+        sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    size = 4 << stage
+    part = Part(torch.randn(count, 3, size, size), torch.randn(count, 8), torch.rand(count))
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        d_gradients(G, D, part, Where(stage, torch.tensor(0.5), count, 4), CriticLoss())
+    for net in (G, D):
+        for p in net.parameters():
+            sizes.pop(p.untyped_storage().data_ptr(), None)
+    return sum(sizes.values()) / count
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_reckoned_bytes_are_those_of_real_tensors(stage):
+    reckoned, real = saved_bytes(*_meta(), stage), _really_saved(stage, 4)
+    assert reckoned > 1000
+    assert abs(reckoned / real - 1) < 0.01
+
+
+def test_bytes_grow_with_the_resolution():
+    cost = [saved_bytes(*_meta(fmap_base=512), stage) for stage in range(4)]  # equal widths everywhere
+    assert all(b > 1.5 * a for a, b in itertools.pairwise(cost))
+    assert 2.5 < cost[3] / cost[2] < 4.5  # four times the pixels
+
+
+def test_nothing_is_computed_for_it():
+    """Networks of the paper's size at 1024x1024 are reckoned without their gigabytes."""
+    with torch.device("meta"):
+        G, D = Generator(), Discriminator()
+    gigabytes = saved_bytes(G, D, 8) / 1e9
+    assert 1 < gigabytes < 10
+    assert all(p.device.type == "meta" for p in D.parameters())
+
+
+# --- what fits ---
+
+
+@pytest.mark.parametrize(
+    ("batch", "group", "sizes"),
+    [
+        (16, 4, [16, 8, 4]),
+        (12, 4, [12, 4]),
+        (15, 3, [15, 6, 3]),
+        (14, 2, [14, 6, 2]),
+        (14, 14, [14]),
+        (7, 1, [7, 3, 1]),
+        (1, 1, [1]),
+    ],
+)
+def test_a_batch_is_halved_in_whole_groups_down_to_one(batch, group, sizes):
+    assert list(halvings(batch, group)) == sizes
+
+
+@pytest.mark.parametrize(
+    ("batch", "group", "free", "wanted"),
+    [(16, 4, 1e9, 16), (16, 4, 1599, 8), (16, 4, 800, 8), (16, 4, 799, 4), (16, 4, 0, 4), (14, 2, 1399, 6), (3, 3, 0, 3)],
+)
+def test_the_largest_micro_batch_that_fits_is_taken(batch, group, free, wanted):
+    assert fitting(batch, group, 100, free * HEADROOM) == wanted
+
+
+# --- the trial ---
+
+
+def _state(device: torch.device):
+    return new_state({**NET, "latent_size": 8}, NET, 0, device)
+
+
+def _phase(fading: bool = True, batch: int = 16) -> Phase:
+    return Phase(0, 2, 16, fading, 0, 1000, batch, 0.001, 0.001, 100)
+
+
+@pytest.mark.parametrize("fading", [True, False])
+def test_a_trial_takes_both_steps_and_time(fading, device):
+    state = _state(device)
+    seconds, micro = trial(state, _phase(fading), 4, 8)
+    assert (0 < seconds < 60, micro) == (True, 8)
+    assert state.opt_D.state_dict()["state"]
+    assert state.opt_G.state_dict()["state"]
+
+
+@pytest.mark.parametrize(("fits", "tried"), [(16, [16]), (8, [16, 8]), (4, [16, 8, 4])])
+def test_what_does_not_fit_is_halved(fits, tried, monkeypatch, device):
+    seen = []
+
+    def steps(state, phase, group, micro_batch):
+        assert group == 4
+        if not seen or seen[-1] != micro_batch:
+            seen.append(micro_batch)
+        if micro_batch > fits:
+            raise torch.OutOfMemoryError("full")
+
+    monkeypatch.setattr(preflight, "_both_steps", steps)
+    assert trial(_state(device), _phase(), 4, 16)[1] == fits
+    assert seen == tried
+
+
+def test_where_not_even_a_group_fits_the_knobs_are_named(monkeypatch, device):
+    def full(*_):
+        raise torch.OutOfMemoryError("full")
+
+    monkeypatch.setattr(preflight, "_both_steps", full)
+    with pytest.raises(RunFailed, match=r"3 images of 16x16 do not fit .*--max-res.*networks.fmap_max.*mbstd_group"):
+        trial(_state(device), _phase(batch=15), 4, 15)
+
+
+def test_a_trial_has_the_shapes_of_a_batch(device):
+    part = random_part(_state(device).G, 2, 5, device)
+    assert (part.reals.shape, part.latents.shape, part.mix.shape) == ((5, 3, 16, 16), (5, 8), (5,))
+    assert ((part.mix >= 0) & (part.mix <= 1)).all()
+    assert part.reals.device.type == part.latents.device.type == device.type
