@@ -1,4 +1,4 @@
-"""Laws of pictures as numbers: pixels survive the trip, what is out of range saturates, real images lose what G cannot show."""
+"""Laws of pictures as numbers: pixels survive the trip, the rest saturates, real images lose what G cannot show yet."""
 
 import pytest
 import torch

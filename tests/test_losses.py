@@ -94,7 +94,7 @@ def test_each_sample_is_mixed_by_its_own_weight(device):
 
 @pytest.mark.parametrize("stages_to_grow", [0, 1, 2, 3])
 def test_the_full_norm_is_that_through_nearest_enlarged_images(stages_to_grow, device):
-    """The official code shows D images of full resolution; D's first act is to average them back (float64, no network)."""
+    """The official code shows D images of full resolution; D's first act is to average them back (float64)."""
     f = 2**stages_to_grow
     w = torch.randn(3 * 16, 7, dtype=torch.float64, device=device)
     reals, fakes, mix = _images(6, device), _images(6, device), torch.rand(6, dtype=torch.float64, device=device)

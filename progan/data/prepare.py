@@ -60,7 +60,11 @@ def _cached(source: str, max_res: int, channels: int, say: Callable[[str], None]
     folder = cache_folder() / f"{name}-{max_res}px-{digest}"
     if not folder.exists():
         say(f"Preparing {source} for {max_res}x{max_res}, once, into {folder}")
-        make(folder)
+        try:
+            make(folder)
+        except UserError:
+            if not folder.exists():  # else another run has prepared the same data meanwhile
+                raise
     return open_pyramid(folder)
 
 

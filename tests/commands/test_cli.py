@@ -47,7 +47,9 @@ def test_the_help_is_kept_in_the_documentation() -> None:
 
 @pytest.mark.parametrize("launcher", [["cli.py"], ["-m", "progan"]], ids=str)
 def test_every_launcher_is_the_same_program(launcher: list[str]) -> None:
-    result = subprocess.run([sys.executable, *launcher, "--version"], cwd=ROOT, capture_output=True, text=True, check=True)
+    result = subprocess.run(
+        [sys.executable, *launcher, "--version"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     assert result.stdout == run("--version").stdout
     assert result.stdout.startswith("progan, version ")
 
@@ -68,7 +70,10 @@ def a_file(folder: Path, name: str, text: str = "") -> str:
 
 
 MISTAKES: dict[str, tuple[Callable[[Path], list[str]], str]] = {
-    "missing path": (lambda t: ["train", "--data", "no/such/folder", "--max-res", "8"], "no/such/folder does not exist"),
+    "missing path": (
+        lambda t: ["train", "--data", "no/such/folder", "--max-res", "8"],
+        "no/such/folder does not exist",
+    ),
     "empty folder": (lambda t: ["train", "--data", str(t / "empty"), "--max-res", "8"], "empty holds no pictures"),
     "no folder": (lambda t: ["train", "--data", a_file(t, "x.txt"), "--max-res", "8"], "neither a folder nor a zip"),
     "unknown preset": (lambda t: ["train", "--config", "quikstart"], "did you mean `quickstart`?"),

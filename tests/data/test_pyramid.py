@@ -120,7 +120,7 @@ def test_each_level_is_the_rounded_box_filter_of_the_unrounded_level_above(chann
 
 
 def test_rounding_in_between_would_show():
-    """2x2 means of 0.25, 0.25, 0.75 and 1 make 0.5625 -> 1; rounded first they are 0, 0, 1, 1: a half, which rounds to 0."""
+    """2x2 means of 0.25, 0.25, 0.75 and 1 make 0.5625 -> 1; rounded first they are 0, 0, 1, 1 and make 0.5 -> 0."""
     picture = np.zeros((1, 16, 16), np.uint8)
     for y, x in [(0, 0), (0, 2), (2, 0), (2, 1), (3, 0), (2, 2), (2, 3), (3, 2), (3, 3)]:
         picture[0, y::4, x::4] = 1

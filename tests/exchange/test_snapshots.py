@@ -1,4 +1,4 @@
-"""Laws of the snapshot: the averaged generator as it was, no larger than it had grown, and nothing else taken for one."""
+"""Laws of the snapshot: the averaged generator as it was, as far as it had grown, and nothing else taken for one."""
 
 import os
 import re
@@ -142,7 +142,7 @@ def test_a_configuration_of_the_future_is_named(tmp_path):
 def test_snapshots_are_listed_by_age_and_the_final_one_is_the_newest(tmp_path):
     names = ["generator-000010.safetensors", "generator-001000.safetensors", "generator-1000000.safetensors"]
     paths = _touch(tmp_path, *reversed(names))
-    _touch(tmp_path, "generator-5.safetensors", "generator-000020.safetensors.tmp", "fakes-000030.png", "other.safetensors")
+    _touch(tmp_path, "generator-5.safetensors", "generator-000020.safetensors.tmp", "fakes-000030.png", "x.safetensors")
     assert snapshots(tmp_path) == paths[::-1]
     assert find_snapshot(tmp_path) == paths[0]
     (final,) = _touch(tmp_path, "generator-final.safetensors")

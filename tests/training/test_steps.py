@@ -1,4 +1,4 @@
-"""Laws of the steps: pure functions of their arguments, indifferent to how a batch is cut, and still where numbers end."""
+"""Laws of the steps: pure functions of their arguments, indifferent to how a batch is cut, still where numbers end."""
 
 import copy
 import math
@@ -309,9 +309,14 @@ def test_the_step_of_g_leaves_d_alone(device):
 
 def test_freezing_ends_also_after_an_error(device):
     _, D = _nets(device)
-    with pytest.raises(KeyError), frozen(D):
-        assert not any(p.requires_grad for p in D.parameters())
-        raise KeyError
+
+    def fail() -> None:
+        with frozen(D):
+            assert not any(p.requires_grad for p in D.parameters())
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
     assert all(p.requires_grad for p in D.parameters())
 
 
