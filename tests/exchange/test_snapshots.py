@@ -140,10 +140,10 @@ def test_a_configuration_of_the_future_is_named(tmp_path):
 
 
 def test_snapshots_are_listed_by_age_and_the_final_one_is_the_newest(tmp_path):
-    names = ["generator-000010.safetensors", "generator-001000.safetensors", "generator-1000000.safetensors"]
+    names = ["generator-000010.safetensors", "generator-999999.safetensors", "generator-1000000.safetensors"]
     paths = _touch(tmp_path, *reversed(names))
     _touch(tmp_path, "generator-5.safetensors", "generator-000020.safetensors.tmp", "fakes-000030.png", "x.safetensors")
-    assert snapshots(tmp_path) == paths[::-1]
+    assert snapshots(tmp_path) == paths[::-1]  # by number, not by text
     assert find_snapshot(tmp_path) == paths[0]
     (final,) = _touch(tmp_path, "generator-final.safetensors")
     assert snapshots(tmp_path) == [*paths[::-1], final]
