@@ -207,6 +207,8 @@ def _override(tables: dict[str, Any], text: str) -> None:
     if not equals or len(path) not in (2, 3):
         raise UserError(f"--set {text}: write it as section.key=value, for example growth.fade_kimg=30.")
     section = tables.setdefault(path[0], {})
+    if not isinstance(section, dict):
+        return  # `from_tables` says what is wrong with it
     if len(path) == 2:
         section[path[1]] = _value(value.strip())
         return
@@ -292,6 +294,8 @@ def _validate(config: Config, origin: str) -> None:
     except ValueError as error:
         raise UserError(f"{origin}: growth: {error}.") from None
     n, t = config.networks, config.training
+    if not 0 <= n.fmap_decay <= 10:
+        raise UserError(f"{origin}: networks.fmap_decay is in 0..10.")
     rules = {
         "networks.channels is 1 or 3": n.channels in (1, 3),
         "networks.latent_size is at least 1": n.latent_size >= 1,

@@ -44,8 +44,15 @@ class Console:
             self._pending = False
 
 
+def bar(done: int, total: int, width: int = 30) -> str:
+    """`[==========                    ]  3,333 of 10,000 pictures`"""
+    filled = width * done // total
+    return f"[{'=' * filled}{' ' * (width - filled)}]  {done:,} of {total:,} pictures"
+
+
 def duration(seconds: float) -> str:
     """`42s`, `7m 03s`, `3h 20m`, `12d 04h`."""
+    seconds = round(seconds)
     minutes, hours, days = seconds / 60, seconds / 3600, seconds / 86400
     if seconds < 60:
         return f"{seconds:.0f}s"

@@ -129,7 +129,7 @@ class Schedule:
         for stage in range(stage_of(self.start_res), stage_of(self.max_res) + 1):
             resolution = 4 << stage
             for fading in (True, False):
-                nimg = round(1000 * self._kimg(resolution, fading))
+                nimg = _images(self._kimg(resolution, fading), f"a phase at {resolution}x{resolution}")
                 if nimg or not (fading or phases):
                     phases.append(self._phase(len(phases), stage, fading, start, start + nimg))
                 start += nimg
@@ -143,10 +143,11 @@ class Schedule:
     def _phase(self, index: int, stage: int, fading: bool, start: int, end: int) -> Phase:
         resolution = 4 << stage
         batch, tick_kimg = by_resolution(self.batch, resolution), by_resolution(self.tick_kimg, resolution)
-        if batch != int(batch):
+        if not math.isfinite(batch) or batch != int(batch):
             raise ValueError(f"the batch of {batch} images at {resolution}x{resolution} is not a whole number")
         lr_G, lr_D = by_resolution(self.lr_G, resolution), by_resolution(self.lr_D, resolution)
-        return Phase(index, stage, resolution, fading, start, end, int(batch), lr_G, lr_D, round(1000 * tick_kimg))
+        tick_nimg = _images(tick_kimg, f"the tick at {resolution}x{resolution}")
+        return Phase(index, stage, resolution, fading, start, end, int(batch), lr_G, lr_D, tick_nimg)
 
     @property
     def total_nimg(self) -> int:
@@ -179,6 +180,13 @@ class Schedule:
             p.tick_nimg / 1000,
             tick,
         )
+
+
+def _images(kimg: float, what: str) -> int:
+    """Thousand images -> images. Raises ValueError for what is no number of images."""
+    if not math.isfinite(kimg):
+        raise ValueError(f"{what} is {kimg} kimg long")
+    return round(1000 * kimg)
 
 
 def _check(phase: Phase) -> None:

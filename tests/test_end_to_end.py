@@ -37,7 +37,7 @@ def start(folder: Path, data: Path) -> subprocess.Popen[bytes]:
 
 
 def kill_beyond(folder: Path, data: Path, nimg: int) -> int:
-    """Start the run and kill -9 it some random milliseconds after it has logged nimg images. -> the last it had logged."""
+    """Start the run, kill -9 it some random milliseconds after it has logged nimg images. -> the last it had logged."""
     process = start(folder, data)
     try:
         deadline = time.monotonic() + 120

@@ -13,6 +13,7 @@ import click
 @click.option("--host", default="localhost", show_default=True, help="Who may look: localhost, or 0.0.0.0 for all.")
 def command(runs: Path, port: int, host: str) -> None:
     """Open TensorBoard on RUNS, a run directory or a folder of them, with every picture kept."""
+    import os
     import subprocess
     import sys
 
@@ -22,4 +23,7 @@ def command(runs: Path, port: int, host: str) -> None:
         raise UserError(f"{runs} is no folder; give a run directory or a folder of runs.")
     # One generator draws them all: without the option TensorBoard keeps ten random pictures of each tag.
     options = ["--logdir", str(runs), "--port", str(port), "--host", host, "--samples_per_plugin", "images=1000"]
-    raise SystemExit(subprocess.call([sys.executable, "-m", "tensorboard.main", *options]))
+    command_line = [sys.executable, "-m", "tensorboard.main", *options]
+    if sys.platform == "win32":
+        raise SystemExit(subprocess.call(command_line))
+    os.execv(sys.executable, command_line)  # this process becomes TensorBoard, so that signals reach it

@@ -20,14 +20,12 @@ def command(src: str, dest: Path, max_res: int, channels: int, upscale: bool) ->
     Pictures are turned upright, cropped to the centre square and resized once (Lanczos). What cannot be read or is
     smaller than R x R is left out and listed in DEST/skipped.csv.
     """
-    from progan.console import Console
+    from progan.console import Console, bar
     from progan.data.prepare import prepare_any
     from progan.data.pyramid import open_pyramid
 
     console = Console()
-    skipped = prepare_any(
-        src, dest, max_res, channels, upscale, lambda done, total: console.live(f"{done:,} of {total:,} pictures")
-    )
+    skipped = prepare_any(src, dest, max_res, channels, upscale, lambda done, total: console.live(bar(done, total)))
     pyramid = open_pyramid(dest)
     console.line(f"{dest}: {pyramid.count:,} pictures at 4x4 to {max_res}x{max_res}, {len(skipped):,} skipped")
     for reason, count in Counter(skipped.values()).most_common(3):

@@ -5,11 +5,14 @@ Lower levels follow the official rule: 2x2 means of the unrounded floats of the 
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import hashlib
 import json
 import os
 import random
+import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -34,6 +37,12 @@ Progress = Callable[[int, int], None]
 
 Outcome = np.ndarray[Any, Any] | str
 """A picture [C, R, R] uint8, or the reason why it was skipped."""
+
+UNREADABLE = (
+    UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError, SyntaxError, EOFError,
+    zipfile.BadZipFile, zlib.error, RuntimeError,
+)  # fmt: skip
+"""What Pillow and zipfile raise for files that are damaged, encrypted, or no pictures."""
 
 FACES_BYTES = 400_000_000  # top level of the built-in set, unless a count is given
 
@@ -144,7 +153,7 @@ def decode(open_file: Callable[[str], BinaryIO], name: str, max_res: int, channe
             if min(image.size) < max_res and not upscale:
                 return f"smaller than {max_res}x{max_res}"
             picture = _as_seen(image, channels)
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except UNREADABLE as error:
         return f"unreadable: {error}".splitlines()[0][:200]
     picture = ImageOps.fit(picture, (max_res, max_res), Image.Resampling.LANCZOS)
     return np.atleast_3d(np.asarray(picture)).transpose(2, 0, 1)
@@ -153,6 +162,8 @@ def decode(open_file: Callable[[str], BinaryIO], name: str, max_res: int, channe
 def _as_seen(image: Image.Image, channels: int) -> Image.Image:
     """Upright by its EXIF orientation, transparency over white, in RGB or grey."""
     image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I;16"):  # convert() would cut 16 bits off at 255
+        image = Image.fromarray((np.asarray(image) / 257).round().astype(np.uint8))
     if "A" in image.getbands() or "transparency" in image.info:
         rgba = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
@@ -196,8 +207,10 @@ def _write(
     if folder.exists():
         raise UserError(f"{folder} exists already; choose another destination or remove it yourself.")
     resolutions = [4 << s for s in range(stage_of(max_res) + 1)]
-    with atomic_folder(folder) as temporary:
+    with atomic_folder(folder) as temporary, contextlib.ExitStack() as stack:
         levels = {r: _Level(temporary / level_name(r), (channels, r, r)) for r in resolutions}
+        for level_file in levels.values():
+            stack.callback(level_file.file.close)
         digest, count = hashlib.blake2b(digest_size=16), 0
         for picture in pictures:
             for r, level in zip(reversed(resolutions), halvings(picture)):

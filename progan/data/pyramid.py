@@ -51,8 +51,13 @@ def open_pyramid(path: Path) -> Pyramid:
         manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{path} is no pyramid: {MANIFEST} cannot be read ({error}).") from None
+    if not isinstance(manifest, dict):
+        raise UserError(f"{path} is no pyramid: {MANIFEST} holds no table.")
     if manifest.get("version") != VERSION:
         raise UserError(f"{path} has the pyramid format {manifest.get('version')}; this progan reads {VERSION}.")
+    missing = {"count", "channels", "resolutions", "fingerprint"} - manifest.keys()
+    if missing:
+        raise UserError(f"{path / MANIFEST} is damaged ({', '.join(sorted(missing))} missing); prepare the data again.")
     count, channels = manifest["count"], manifest["channels"]
     levels = {r: _level(path, r, (count, channels, r, r)) for r in manifest["resolutions"]}
     return Pyramid(path, count, channels, tuple(manifest["resolutions"]), manifest["fingerprint"], levels)
@@ -62,7 +67,7 @@ def _level(path: Path, resolution: int, shape: tuple[int, ...]) -> np.memmap[Any
     file = path / level_name(resolution)
     try:
         level = np.load(file, mmap_mode="r")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError) as error:
         raise UserError(f"{file} is missing or damaged ({error}); prepare the data again.") from None
     if level.shape != shape or level.dtype != np.uint8:
         raise UserError(

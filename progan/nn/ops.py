@@ -27,7 +27,8 @@ def minibatch_stddev(x: Tensor, group: int) -> Tensor:
     code, whose variance is the biased one.
     """
     n, c, h, w = x.shape
-    y = x.float().reshape(group, n // group, c, h, w)  # [G, M, C, H, W] M groups of G, strided
+    y = x.to(torch.promote_types(x.dtype, torch.float32))  # statistics need more than half precision
+    y = y.reshape(group, n // group, c, h, w)  # [G, M, C, H, W] M groups of G, strided
     y = y - y.mean(0)  # [G, M, C, H, W] deviation from the group
     y = y.square().mean(0)  # [M, C, H, W] variance over the group
     y = (y + 1e-8).sqrt().mean([1, 2, 3])  # [M] one number a group

@@ -15,7 +15,7 @@ from torch import Tensor
 from progan import config as config_module
 from progan import losses, seeds
 from progan.config import Config
-from progan.console import Console, duration
+from progan.console import Console, bar
 from progan.data.prepare import open_data
 from progan.data.pyramid import Pyramid, batch_indices
 from progan.devices import describe, free_bytes
@@ -59,34 +59,35 @@ def train(config: Config, folder: Path, device: torch.device, stop_kimg: float |
     Returns the exit code: 0 done, 128 + signal number when stopped by Ctrl-C or SIGTERM (everything is saved then).
     Raises UserError before anything is written where the request cannot be met; RunFailed where the run cannot go on.
     """
+    rundir.check(folder, config)
     job = open_job(config, device, console)
+    state = continue_or_begin(job, folder, console)
     rundir.enter(folder, config, device)
-    state, log = continue_or_begin(job, folder, console)
+    log = RunLog(folder, console, state.cur_nimg)
     end_nimg = job.schedule.total_nimg if stop_kimg is None else round(stop_kimg * 1000)
-    if state.cur_nimg >= end_nimg:
-        log.line(f"{folder} has already seen {state.cur_nimg / 1000:g} kimg; --kimg N trains on until N.")
-        log.close()
-        return 0
-    pace = check(job, log)
-    log.line(f"Takes about {_left(job, pace, state.cur_nimg, end_nimg)}; Ctrl-C saves, the same command goes on.")
-    ticks = Ticks(folder, config, log, state, job.data, pace, end_nimg)
-    with Stop() as stop:
-        try:
-            ticks.begin()
+    try:
+        if state.cur_nimg >= end_nimg:
+            log.line(f"{folder} has already seen {state.cur_nimg / 1000:g} kimg; --kimg N trains on until N.")
+            return 0
+        announce(job, state, folder, log)
+        ticks = Ticks(folder, config, log, state, job.data, pace_of(job, state), end_nimg)
+        with Stop() as stop:
+            ticks.first_pictures()
+            check(job, ticks.pace, log)
+            log.line(f"Takes about {ticks.left()}; Ctrl-C saves, and the same command goes on.")
             run(job, state, ticks, stop, end_nimg)
-            return _end(folder, ticks, stop, end_nimg)
-        except RunFailed as error:
-            newest = checkpoint.listed(folder / "checkpoints")[-1:]
-            where = f"the newest checkpoint is {newest[0]}" if newest else "there is no checkpoint yet"
-            raise RunFailed(
-                f"at {state.cur_nimg / 1000:.3f} kimg: {error} The state was not saved; {where}."
-            ) from error
-        finally:
-            log.close()
+        return _end(folder, ticks, stop, end_nimg)
+    except RunFailed as error:
+        newest = checkpoint.listed(folder / "checkpoints")[-1:]
+        where = f"the newest checkpoint is {newest[0]}" if newest else "there is no checkpoint yet"
+        raise RunFailed(f"at {state.cur_nimg / 1000:.3f} kimg: {error} The state was not saved; {where}.") from error
+    finally:
+        log.close()
 
 
 def run(job: Job, state: TrainState, ticks: Ticks, stop: Stop, end_nimg: int) -> None:
     """The loop."""
+    ticks.begin()
     while state.cur_nimg < end_nimg and not stop.signal:
         point, start = job.schedule.at(state.cur_nimg), state.cur_nimg
         stats, data_wait_sec = iteration(job, state, point)
@@ -156,7 +157,7 @@ def open_job(config: Config, device: torch.device, console: Console) -> Job:
     growth, channels = config.growth, config.networks.channels
 
     def progress(done: int, total: int) -> None:
-        console.live(f"prepared {done:,} of {total:,} pictures")
+        console.live(bar(done, total))
 
     data = open_data(config.data.source, growth.max_res, channels, console.line, progress)
     schedule = config_module.schedule_of(config)
@@ -165,26 +166,26 @@ def open_job(config: Config, device: torch.device, console: Console) -> Job:
     return Job(config, schedule, data, count, device, micro)
 
 
-def continue_or_begin(job: Job, folder: Path, console: Console) -> tuple[TrainState, RunLog]:
-    """The state of the newest readable checkpoint, or that before the first image; and the log that goes on from
-    there.
-    """
+def continue_or_begin(job: Job, folder: Path, console: Console) -> TrainState:
+    """The state of the newest readable checkpoint, or that before the first image. Raises UserError for other data."""
     content = checkpoint.newest(folder / "checkpoints", console.line)
     state = _new_state(job)
     if content is not None:
         if content["data"] != job.data.fingerprint:
-            raise UserError(
-                f"{folder} was trained on other data than {job.config.data.source}; use that, or another --out."
-            )
+            source = job.config.data.source
+            raise UserError(f"{folder} was trained on other data than {source}; use that, or another --out.")
         state.unpack(content["state"])
-    log = RunLog(folder, console, state.cur_nimg)
-    if content is None:
-        log.line(f"{folder}: {job.count:,} pictures of {job.config.data.source}, on {describe(job.device)}")
-        for line in plan.describe_plan(job.config, job.device):
-            log.line(line)
-    else:
+    return state
+
+
+def announce(job: Job, state: TrainState, folder: Path, log: RunLog) -> None:
+    """Say what begins, with the whole plan, or where the run goes on."""
+    if state.cur_nimg:
         log.line(f"{folder}: goes on at {state.cur_nimg / 1000:.3f} kimg, on {describe(job.device)}")
-    return state, log
+        return
+    log.line(f"{folder}: {job.count:,} pictures of {job.config.data.source}, on {describe(job.device)}")
+    for line in plan.describe_plan(job.config, job.device):
+        log.line(line)
 
 
 def _new_state(job: Job) -> TrainState:
@@ -192,22 +193,26 @@ def _new_state(job: Job) -> TrainState:
     return new_state(*arguments, job.config.training.seed, job.device)
 
 
-def check(job: Job, log: RunLog) -> Pace:
-    """Take a trial step at the final and at the first resolution, on networks that are then dropped.
+def pace_of(job: Job, state: TrainState) -> Pace:
+    """The model of speed, before anything is measured."""
+    stages = range(len(state.G.resolutions))
+    macs = ([state.G.macs(s) for s in stages], [state.D.macs(s) for s in stages])
+    return Pace(work_per_image(*macs, job.config.training.d_repeats))
+
+
+def check(job: Job, pace: Pace, log: RunLog) -> None:
+    """Take a trial step at the final and at the first resolution, on networks that are then dropped, and time it.
 
     Halves the micro-batches that do not fit into memory. Raises RunFailed where even the smallest does not.
     """
-    state, top = _new_state(job), job.schedule.phases[-1]
-    work = work_per_image(*_macs(state), job.config.training.d_repeats)
-    pace = Pace(work)
-    for phase in {top.stage: top, job.schedule.phases[0].stage: job.schedule.phases[0]}.values():
+    state, top, first = _new_state(job), job.schedule.phases[-1], job.schedule.phases[0]
+    for phase in (top, first) if top.stage != first.stage else (top,):
         planned = job.micro_batch[phase.index]
         sec, fits = preflight.trial(state, phase, job.config.networks.mbstd_group, planned)
         pace.measured(phase.stage, sec / phase.batch)
         if fits < planned:
             log.line(f"{planned} images of {phase.resolution}x{phase.resolution} do not fit: {fits} a forward pass.")
             _halve(job, planned / fits)
-    return pace
 
 
 def _halve(job: Job, factor: float) -> None:
@@ -215,16 +220,6 @@ def _halve(job: Job, factor: float) -> None:
     for index, phase in enumerate(job.schedule.phases):
         group = plan.mbstd_group(job.config, phase)
         job.micro_batch[index] = max(group, int(job.micro_batch[index] / factor) // group * group)
-
-
-def _macs(state: TrainState) -> tuple[list[int], list[int]]:
-    stages = range(len(state.G.resolutions))
-    return [state.G.macs(s) for s in stages], [state.D.macs(s) for s in stages]
-
-
-def _left(job: Job, pace: Pace, cur_nimg: int, end_nimg: int) -> str:
-    left = pace.remaining(job.schedule, cur_nimg, end_nimg)
-    return f"{duration(sum(left.values()))} (" + ", ".join(f"{r}x{r} {duration(s)}" for r, s in left.items()) + ")"
 
 
 def _end(folder: Path, ticks: Ticks, stop: Stop, end_nimg: int) -> int:

@@ -35,17 +35,18 @@ def fresh_run(folder: Path) -> Path:
     return next(c for c in candidates if not c.exists() or (c.is_dir() and not any(c.iterdir())))
 
 
-def enter(folder: Path, config: Config, device: torch.device) -> None:
-    """Make the run directory, or check that what is there is a run of the same configuration.
-
-    Raises UserError where it is something else, was trained with other knobs, or cannot be written.
-    """
+def check(folder: Path, config: Config) -> None:
+    """Raises UserError where the folder is neither free nor a run of the same configuration. Changes nothing."""
     stored = folder / CONFIG
     if stored.is_file():
         compare(stored, config)
     elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"--out {folder} exists and is no run directory ({CONFIG} is missing); choose another one.")
-    write_text(stored, config_module.dump(config))
+
+
+def enter(folder: Path, config: Config, device: torch.device) -> None:
+    """Make the run directory, or bring what it says of itself up to date. Raises UserError where the disk refuses."""
+    write_text(folder / CONFIG, config_module.dump(config))
     write_text(folder / "environment.json", json.dumps(environment(device), indent=2) + "\n")
     for name in ("checkpoints", "snapshots"):
         (folder / name).mkdir(exist_ok=True)

@@ -80,13 +80,16 @@ class Ticks:
 
     # ---- when
 
-    def begin(self) -> None:
-        """Before the first step: the first pictures, so that something can be seen at once."""
+    def first_pictures(self) -> None:
+        """Before anything else: what is learnt and what is known, so that something can be seen at once."""
         point = self.schedule.at(self.state.cur_nimg)
         self.show_reals(point.resolution)
         if self.state.cur_nimg == 0:
             self.log.text("config", config_module.dump(self.config))
             self.show_fakes(point)
+
+    def begin(self) -> None:
+        """The first tick begins now."""
         self.tally = Tally()
 
     def iteration_done(self, before: SchedulePoint, stats: dict[str, Tensor], nimg: int, data_wait_sec: float) -> None:

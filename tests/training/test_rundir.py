@@ -44,17 +44,18 @@ def test_entering_writes_what_a_repetition_needs(tmp_path: Path) -> None:
 def test_other_knobs_are_refused_and_free_ones_taken_over(tmp_path: Path) -> None:
     rundir.enter(tmp_path, config_module.load("quickstart"), CPU)
     free = config_module.load("quickstart", ["logging.keep=9", "training.micro_batch=8"])
+    rundir.check(tmp_path, free)
     rundir.enter(tmp_path, free, CPU)
     assert config_module.parse((tmp_path / "config.toml").read_text()) == free
     with pytest.raises(UserError, match=r"networks\.fmap_max was \d+, is now 7"):
-        rundir.enter(tmp_path, config_module.load("quickstart", ["networks.fmap_max=7"]), CPU)
+        rundir.check(tmp_path, config_module.load("quickstart", ["networks.fmap_max=7"]))
     assert config_module.parse((tmp_path / "config.toml").read_text()) == free
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "holiday.jpg").write_text("precious")
     with pytest.raises(UserError, match="is no run directory"):
-        rundir.enter(tmp_path, config_module.load(), CPU)
+        rundir.check(tmp_path, config_module.load())
     assert [p.name for p in tmp_path.iterdir()] == ["holiday.jpg"]
 
 
