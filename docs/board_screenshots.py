@@ -2,7 +2,8 @@
 
     python docs/board_screenshots.py RUN FOLDER
 
-writes board-images.png, board-images-later.png and board-series.png into FOLDER. Needs Chromium, its driver, and selenium (extra `dev`). The first two are taken a moment apart: the growth moves.
+writes board-images.png, board-images-later.png and board-series.png into FOLDER; the first two are a moment apart:
+the growth moves. Needs Chromium, its driver, and selenium (extra `dev`).
 """
 
 from __future__ import annotations
