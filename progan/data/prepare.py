@@ -16,6 +16,8 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -44,7 +46,7 @@ UNREADABLE = (
 )  # fmt: skip
 """What Pillow and zipfile raise for files that are damaged, encrypted, or no pictures."""
 
-FACES_BYTES = 400_000_000  # top level of the built-in set, unless a count is given
+FACES_BYTES = 500_000_000  # of the built-in set's top level, unless a count is given: a minute or so of drawing
 
 
 def open_data(source: str, max_res: int, channels: int, say: Callable[[str], None], progress: Progress) -> Pyramid:
@@ -63,30 +65,43 @@ def open_data(source: str, max_res: int, channels: int, say: Callable[[str], Non
     return pyramid
 
 
+@dataclass(frozen=True)
+class Recipe:
+    """How to prepare what a user named. `depends_on` changes whenever the pictures may have; `make` fills a new folder
+    and returns {name: reason} of the skipped.
+    """
+
+    name: str
+    count: int
+    depends_on: str
+    make: Callable[[Path], dict[str, str]]
+
+
 def _cached(source: str, max_res: int, channels: int, say: Callable[[str], None], progress: Progress) -> Pyramid:
-    name, depends_on, make = _recipe(source, max_res, channels, progress)
-    digest = hashlib.blake2b(f"{__version__}/{channels}/{depends_on}".encode(), digest_size=5).hexdigest()
-    folder = cache_folder() / f"{name}-{max_res}px-{digest}"
+    recipe = _recipe(source, max_res, channels, progress)
+    digest = hashlib.blake2b(f"{__version__}/{channels}/{recipe.depends_on}".encode(), digest_size=5).hexdigest()
+    folder = cache_folder() / f"{recipe.name}-{max_res}px-{digest}"
     if not folder.exists():
-        say(f"Preparing {source} for {max_res}x{max_res}, once, into {folder}")
+        say(f"Preparing {source}, {recipe.count:,} pictures, for {max_res}x{max_res}, once, into {folder}")
         try:
-            make(folder)
+            skipped = recipe.make(folder)
         except UserError:
             if not folder.exists():  # else another run has prepared the same data meanwhile
                 raise
+            skipped = {}
+        if skipped:
+            say(f"Left out {len(skipped):,} of them: {folder / 'skipped.csv'} says why")
     return open_pyramid(folder)
 
 
-def _recipe(
-    source: str, max_res: int, channels: int, progress: Progress
-) -> tuple[str, str, Callable[[Path], dict[str, str]]]:
-    """(a name for people, what the pictures depend on, how to make a pyramid of them in a given folder)."""
+def _recipe(source: str, max_res: int, channels: int, progress: Progress) -> Recipe:
     if _is_faces(source):
-        count = faces_count(source, max_res)
-        return "faces", str(count), lambda folder: prepare_faces(folder, count, max_res, channels, progress)
+        n = faces_count(source, max_res)
+        return Recipe("faces", n, str(n), lambda folder: prepare_faces(folder, n, max_res, channels, progress))
     path, opened = Path(source), open_source(Path(source))
     depends_on = f"{path.resolve()}{opened.state}"
-    return path.stem, depends_on, lambda folder: prepare(opened, folder, max_res, channels, False, progress)
+    make = partial(prepare, opened, max_res=max_res, channels=channels, upscale=False, progress=progress)
+    return Recipe(path.stem, len(opened.names), depends_on, make)
 
 
 def cache_folder() -> Path:
@@ -191,7 +206,7 @@ def _is_faces(source: str) -> bool:
 
 
 def faces_count(source: str, max_res: int) -> int:
-    """`faces:5000` -> 5000; `faces` -> 10,000, or fewer where the top level would exceed 400 MB."""
+    """`faces:5000` -> 5000; `faces` -> 10,000, or fewer where the top level would exceed FACES_BYTES."""
     _, colon, count = source.partition(":")
     if not colon:
         return min(10_000, FACES_BYTES // (3 * max_res**2))

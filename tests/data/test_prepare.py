@@ -397,7 +397,7 @@ def test_the_cache_is_where_the_environment_says(monkeypatch, tmp_path):
 def test_faces_are_counted():
     assert faces_count("faces:5000", 64) == 5000
     assert faces_count("faces", 32) == 10_000
-    assert faces_count("faces", 1024) == 127
+    assert faces_count("faces", 1024) == 158
     for text in ("faces:", "faces:x", "faces:0", "faces:-1"):
         with pytest.raises(UserError, match=rf"--data {text}: write faces:COUNT"):
             faces_count(text, 64)
