@@ -6,9 +6,10 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import importlib.resources
+import math
 import tomllib
 import typing
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -118,13 +119,16 @@ def preset_names() -> list[str]:
     return sorted(p.name.removesuffix(".toml") for p in preset_folder().iterdir() if p.name.endswith(".toml"))
 
 
-def load(source: str | None = None, overrides: Sequence[str] = ()) -> Config:
-    """Defaults, changed by a preset's name or a TOML file, changed by `section.key=value` texts in order.
+def load(source: str | None = None, overrides: Sequence[str] = (), values: Mapping[str, Any] | None = None) -> Config:
+    """Defaults, changed by a preset's name or a TOML file, by `{"section.key": value}`, by `section.key=value` texts.
 
     Raises UserError for a file that is missing or no TOML, an unknown key, a value of the wrong type, a forbidden
     value.
     """
-    tables = _read(source) if source else {}
+    tables = {} if source is None else _read(source)
+    for name, value in (values or {}).items():
+        section, key = name.split(".")
+        tables[section] = tables.get(section, {}) | {key: value}
     for text in overrides:
         _override(tables, text)
     return from_tables(tables, source or "the defaults")
@@ -257,7 +261,7 @@ def _typed(value: Any, hint: Any, where: str) -> Any:
         return value if value == "auto" else _typed(value, int, where)
     if hint is float and type(value) is int:
         return float(value)
-    if type(value) is not hint:
+    if type(value) is not hint or (hint is float and not math.isfinite(value)):
         raise UserError(f"{where} is {_kind(hint)}, not {value!r}.")
     return value
 
@@ -300,12 +304,15 @@ def _validate(config: Config, origin: str) -> None:
         "networks.channels is 1 or 3": n.channels in (1, 3),
         "networks.latent_size is at least 1": n.latent_size >= 1,
         "networks.fmap_max and fmap_base leave at least one feature map": min(n.fmap_max, smallest_maps(config)) >= 1,
+        "networks.mbstd_group is at least 0": n.mbstd_group >= 0,
         "loss.wgan_target is above 0": config.loss.wgan_target > 0,
+        "loss.wgan_lambda and wgan_epsilon are at least 0": min(config.loss.wgan_lambda, config.loss.wgan_epsilon) >= 0,
         "training.d_repeats is at least 1": t.d_repeats >= 1,
         "training.ema_beta is in 0..1 (below 1)": 0 <= t.ema_beta < 1,
         "training.ema_kimg is at least 0": t.ema_kimg >= 0,
         "training.micro_batch is at least 1, or auto": t.micro_batch == "auto" or t.micro_batch >= 1,
         "training.seed is at least 0": t.seed >= 0,
+        "data.source names something": bool(config.data.source.strip()),
         "data.max_images is at least 0": config.data.max_images >= 0,
         "logging.keep is at least 1": config.logging.keep >= 1,
         "logging ticks are at least 0": min(dataclasses.astuple(config.logging)[1:]) >= 0,

@@ -14,7 +14,7 @@ def pick_device(name: str) -> torch.device:
     if name == "auto":
         return torch.device(next(kind for kind in ("cuda", "mps", "cpu") if available[kind]))
     kind, _, index = name.partition(":")
-    if kind not in available or (index and not index.isdigit()):
+    if kind not in available or (index and not (index.isascii() and index.isdigit())):
         raise UserError(f"--device {name}: unknown; use auto, cpu, cuda, cuda:N or mps.")
     if not available[kind]:
         raise UserError(f"--device {name}: this machine has no such device; --device auto takes what there is.")
@@ -39,8 +39,11 @@ def memory_gb(device: torch.device) -> tuple[float, float]:
     return psutil.Process().memory_info().rss / 1e9, peak / 1e9
 
 
-def free_bytes(device: torch.device) -> int:
-    """Memory that new tensors on the device may take."""
+def usable_bytes(device: torch.device) -> int:
+    """Memory that a run may plan with: four fifths of all that the device has.
+
+    Not what is free at the moment: a run that goes on must cut its batches as before, or its sums round differently.
+    """
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    return int(psutil.virtual_memory().available)
+        return int(0.8 * torch.cuda.get_device_properties(device).total_memory)
+    return int(0.8 * psutil.virtual_memory().total)

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 from progan.errors import UserError
+
+if sys.platform == "win32":
+    import msvcrt
+else:
+    import fcntl
 
 
 @contextlib.contextmanager
@@ -18,7 +25,7 @@ def atomic(path: Path) -> Iterator[Path]:
     Raises UserError where the disk refuses (full, read-only, no permission); a previous file of that name is then
     intact.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = _beside(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
@@ -44,7 +51,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     """Yield a temporary folder beside `path`; on success rename it into place, else remove it. `path` must not
     exist.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = _beside(path)
     try:
         temporary.mkdir(parents=True)
         yield temporary
@@ -53,6 +60,34 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         raise UserError(f"{path} cannot be written: {error.strerror or error}.") from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _beside(path: Path) -> Path:
+    """A name beside a path that no other process picks, not even one of another machine with the same disk."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files of `atomic` that a killed process left in a folder that is ours alone now."""
+    for path in folder.glob(".*.tmp"):
+        path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def lock(path: Path, message: str) -> Iterator[None]:
+    """Hold a file that only one process can hold; the system lets go of it when that process ends, however it ends.
+
+    Raises UserError with the message where another one holds it.
+    """
+    with path.open("a") as file:
+        try:
+            if sys.platform == "win32":
+                msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+            else:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError(message) from None
+        yield
 
 
 def _flush(path: Path) -> None:

@@ -184,7 +184,7 @@ class Schedule:
 
 def _images(kimg: float, what: str) -> int:
     """Thousand images -> images. Raises ValueError for what is no number of images."""
-    if not math.isfinite(kimg):
+    if not math.isfinite(1000 * kimg):
         raise ValueError(f"{what} is {kimg} kimg long")
     return round(1000 * kimg)
 

@@ -230,7 +230,7 @@ def test_only_data_source_micro_batch_and_logging_are_free_on_resume(key):
         ("networks.fmap_base=256", "at least one feature map"),
         ("networks.fmap_max=0", "at least one feature map"),
         ("loss.wgan_target=0", "loss.wgan_target is above 0"),
-        ("loss.wgan_target=nan", "loss.wgan_target is above 0"),
+        ("loss.wgan_target=nan", "loss.wgan_target is a number, not nan"),
         ("training.d_repeats=0", "training.d_repeats is at least 1"),
         ("training.ema_beta=1", "training.ema_beta"),
         ("training.ema_beta=-0.1", "training.ema_beta"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import sys
 from collections.abc import Sequence
@@ -19,6 +20,13 @@ VERBS = {
     "interpolate": "Render a latent walk.",
     "board": "Open TensorBoard on runs.",
 }
+
+
+CIRCUMSTANCES = {
+    errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ENAMETOOLONG, errno.EISDIR,
+    errno.ENOTDIR, errno.EFBIG,
+}  # fmt: skip
+"""What a disk or a path may refuse anywhere, through no defect of the program."""
 
 
 class LazyGroup(click.Group):
@@ -56,8 +64,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         result = group.main(arguments, prog_name="progan", standalone_mode=False)
         return result if isinstance(result, int) else 0
-    except click.ClickException as error:
+    except click.exceptions.NoArgsIsHelpError as error:
         error.show()
+        return error.exit_code
+    except click.ClickException as error:
+        where = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else ""
+        click.echo(f"progan: {error.format_message()}" + (f" ({where} --help says more)" if where else ""), err=True)
         return error.exit_code
     except (UserError, RunFailed) as error:
         click.echo(f"progan: {error}", err=True)
@@ -68,3 +80,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         sys.stderr.close()
         return 1
+    except OSError as error:
+        if error.errno not in CIRCUMSTANCES:
+            raise
+        click.echo(f"progan: {error.filename or 'the disk'}: {error.strerror}.", err=True)
+        return 2

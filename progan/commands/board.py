@@ -9,7 +9,7 @@ import click
 
 @click.command()
 @click.argument("runs", type=click.Path(path_type=Path), default=Path("runs"), metavar="[RUNS]")
-@click.option("--port", default=6006, show_default=True, metavar="N", help="Where it listens.")
+@click.option("--port", type=click.IntRange(0, 65535), default=6006, show_default=True, help="Where it listens.")
 @click.option("--host", default="localhost", show_default=True, help="Who may look: localhost, or 0.0.0.0 for all.")
 def command(runs: Path, port: int, host: str) -> None:
     """Open TensorBoard on RUNS, a run directory or a folder of them, with every picture kept."""

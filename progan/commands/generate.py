@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from progan.commands.types import Number
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -56,7 +58,7 @@ def stage_and_alpha(snapshot: Snapshot, resolution: int | None) -> tuple[int, fl
 RUN = click.argument("run", metavar="[RUN|FILE]", required=False, type=click.Path(path_type=Path))
 PSI = click.option(
     "--psi",
-    type=click.FloatRange(0, 2),
+    type=Number(0, 2),
     default=1.0,
     show_default=True,
     help=("Factor on the latents: 1 as trained, towards 0 less varied."),

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from progan.commands.generate import DEVICE, PSI, RES, RUN, parse_grid, parse_seeds, stage_and_alpha
+from progan.commands.types import Number
 
 if TYPE_CHECKING:
     from progan.latents import Walk
@@ -42,10 +43,10 @@ LEAST_CELL = 128  # pixels: the smallest cell that --scale aims at by default
 )
 @click.option(
     "--seconds",
-    type=click.FloatRange(0, 86400, min_open=True),
+    type=Number(0, 86400, min_open=True),
     help=(f"Length.  [default: 1 a seed, at least {LEAST_SECONDS:g}]"),
 )
-@click.option("--fps", type=click.FloatRange(0.1, 240), default=FPS, show_default=True, help="Frames a second.")
+@click.option("--fps", type=Number(0.1, 240), default=FPS, show_default=True, help="Frames a second.")
 @click.option("--frames", type=click.IntRange(min=1), help="Length in frames, instead of --seconds.")
 @click.option(
     "--loop/--no-loop",
@@ -56,7 +57,7 @@ LEAST_CELL = 128  # pixels: the smallest cell that --scale aims at by default
 @click.option(
     "--smoothing",
     metavar="SECONDS",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Number(min=0.05),
     help=("smooth: how slowly it drifts, the sigma of the Gaussian filter.  [default: 1]"),
 )
 @click.option(

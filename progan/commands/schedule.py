@@ -7,6 +7,8 @@ import json
 
 import click
 
+from progan.commands.types import Number
+
 
 @click.command()
 @click.option("--max-res", type=int, metavar="R", help="Final resolution: a power of two from 4 to 1024.")
@@ -14,9 +16,7 @@ import click
 @click.option(
     "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change one knob, e.g. growth.fade_kimg=30."
 )
-@click.option(
-    "--at", "at_kimg", type=click.FloatRange(min=0), metavar="KIMG", help="Only where KIMG thousand images are."
-)
+@click.option("--at", "at_kimg", type=Number(min=0), metavar="KIMG", help="Only where KIMG thousand images are.")
 @click.option(
     "--device", default="auto", show_default=True, metavar="auto|cpu|cuda|mps", help="Whose memory to plan for."
 )
@@ -37,8 +37,7 @@ def command(
     from progan.devices import pick_device
     from progan.training import plan
 
-    given = [f"growth.max_res={max_res}"] if max_res is not None else []
-    config = config_module.load(preset, [*given, *overrides])
+    config = config_module.load(preset, overrides, {} if max_res is None else {"growth.max_res": max_res})
     if at_kimg is not None:
         point = config_module.schedule_of(config).at(round(at_kimg * 1000))
         rows = dataclasses.asdict(point)

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from progan.commands.types import Number
+
 
 @click.command()
 @click.option("--data", metavar="SRC", help="A pyramid, a folder or .zip of pictures, or `faces`, the built-in set.")
@@ -17,7 +19,7 @@ import click
     "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change one knob, e.g. growth.fade_kimg=30."
 )
 @click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="Run directory.  [default: runs/...]")
-@click.option("--kimg", type=click.FloatRange(min=0, min_open=True), metavar="N", help="Stop at N thousand images.")
+@click.option("--kimg", type=Number(min=0, min_open=True), metavar="N", help="Stop at N thousand images.")
 @click.option("--batch", type=click.IntRange(min=1), metavar="N", help="Images a step, at every resolution.")
 @click.option("--seed", type=click.IntRange(min=0), metavar="N", help="Every random number follows from it.")
 @click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda|mps", help="Where to compute.")
@@ -48,8 +50,8 @@ def command(
     from progan.training import loop, plan, rundir
 
     flags = {"data.source": data, "growth.max_res": max_res, "growth.batch": batch, "training.seed": seed}
-    given = [f"{key}={value}" for key, value in flags.items() if value is not None]
-    config = config_module.load(preset, [*given, *overrides])
+    given = {key: value for key, value in flags.items() if value is not None}
+    config = config_module.load(preset, overrides, given)
     folder = out or rundir.default_run(config, preset)
     folder = rundir.fresh_run(folder) if fresh else folder
     where = pick_device(device)
@@ -57,6 +59,4 @@ def command(
         for line in (f"{folder}, on {where}", *plan.describe_plan(config, where)):
             click.echo(line)
         return 0
-    if where.type == "cpu" and preset is None:
-        click.echo("No accelerator here: this preset takes days to years on a CPU; --config quickstart takes minutes.")
     return loop.train(config, folder, where, kimg, Console())

@@ -9,6 +9,7 @@ import contextlib
 import csv
 import hashlib
 import json
+import lzma
 import os
 import random
 import zipfile
@@ -42,7 +43,7 @@ Outcome = np.ndarray[Any, Any] | str
 
 UNREADABLE = (
     UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError, SyntaxError, EOFError,
-    zipfile.BadZipFile, zlib.error, RuntimeError,
+    zipfile.BadZipFile, zlib.error, lzma.LZMAError, RuntimeError,
 )  # fmt: skip
 """What Pillow and zipfile raise for files that are damaged, encrypted, or no pictures."""
 
@@ -79,7 +80,8 @@ class Recipe:
 
 def _cached(source: str, max_res: int, channels: int, say: Callable[[str], None], progress: Progress) -> Pyramid:
     recipe = _recipe(source, max_res, channels, progress)
-    digest = hashlib.blake2b(f"{__version__}/{channels}/{recipe.depends_on}".encode(), digest_size=5).hexdigest()
+    key = f"{__version__}/{channels}/{recipe.depends_on}".encode(errors="surrogateescape")
+    digest = hashlib.blake2b(key, digest_size=5).hexdigest()
     folder = cache_folder() / f"{recipe.name}-{max_res}px-{digest}"
     if not folder.exists():
         say(f"Preparing {source}, {recipe.count:,} pictures, for {max_res}x{max_res}, once, into {folder}")
@@ -146,8 +148,8 @@ def prepare_any(
     """`prepare` for what a user names: a path, `faces` or `faces:COUNT`. Raises UserError for anything else."""
     if max_res not in [4 << s for s in range(9)]:
         raise UserError(f"--max-res {max_res} is not a power of two between 4 and 1024.")
-    if channels == 2:
-        raise UserError("--channels 2: pictures have 1 channel (grey) or 3.")
+    if channels not in (1, 3):
+        raise UserError(f"--channels {channels}: pictures have 1 channel (grey) or 3.")
     if _is_faces(source):
         return prepare_faces(folder, faces_count(source, max_res), max_res, channels, progress)
     return prepare(open_source(Path(source)), folder, max_res, channels, upscale, progress)
@@ -210,7 +212,7 @@ def faces_count(source: str, max_res: int) -> int:
     _, colon, count = source.partition(":")
     if not colon:
         return min(10_000, FACES_BYTES // (3 * max_res**2))
-    if not count.isdigit() or int(count) < 1:
+    if not (count.isascii() and count.isdigit()) or int(count) < 1:
         raise UserError(f"--data {source}: write faces:COUNT with a whole number; data is {UNDERSTOOD}.")
     return int(count)
 
@@ -273,7 +275,8 @@ def _check_left(count: int, skipped: dict[str, str]) -> None:
     if count:
         return
     commonest = "; ".join(f"{n} x {reason}" for reason, n in Counter(skipped.values()).most_common(3))
-    raise UserError(f"no picture is left of {len(skipped)}: {commonest}.")
+    mend = "; take a lower --max-res, or progan prepare --upscale" if "smaller than" in commonest else ""
+    raise UserError(f"no picture is left of {len(skipped)}: {commonest}{mend}.")
 
 
 def _describe(
@@ -289,5 +292,5 @@ def _describe(
         "skipped": len(skipped),
     }
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
-    with (folder / "skipped.csv").open("w", newline="", encoding="utf-8") as file:
+    with (folder / "skipped.csv").open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         csv.writer(file).writerows([("picture", "reason"), *skipped.items()])

@@ -30,6 +30,10 @@ def open_source(path: Path) -> Source:
     """The pictures in a folder or zip file. Raises UserError where there are none, or the path is something else."""
     if not path.exists():
         raise UserError(f"{path} does not exist; data is {UNDERSTOOD}.")
+    if (path / "pyramid.json").is_file():
+        raise UserError(f"{path} is a pyramid already; progan train --data takes it as it is.")
+    if (path / "config.toml").is_file() and (path / "checkpoints").is_dir():
+        raise UserError(f"{path} is the directory of a run; data is {UNDERSTOOD}.")
     if path.is_dir():
         source = _folder(path)
     elif zipfile.is_zipfile(path):
@@ -58,7 +62,10 @@ def _folder(path: Path) -> Source:
 
 
 def _zip(path: Path) -> Source:
-    archive = zipfile.ZipFile(path)
+    try:
+        archive = zipfile.ZipFile(path)
+    except (zipfile.BadZipFile, OSError) as error:
+        raise UserError(f"{path} is a damaged zip file ({error}).") from None
     infos = {info.filename: info for info in archive.infolist() if not info.is_dir()}
     names = sorted(name for name in infos if is_picture(name))
     state = repr([(name, infos[name].file_size, infos[name].CRC) for name in names])

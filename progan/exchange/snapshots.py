@@ -103,14 +103,21 @@ def find_snapshot(run_or_file: Path | None, runs: Path = Path("runs")) -> Path:
 
 
 def snapshots(run: Path) -> list[Path]:
-    """A run's snapshots, oldest first."""
+    """A run's snapshots, oldest first: by the images shown, `final` after its twin with a number."""
     found = [p for p in (run / "snapshots").glob("generator-*.safetensors") if _NAME.fullmatch(p.name)]
     return sorted(found, key=lambda path: (_kimg(path), path.name))
 
 
-def _kimg(path: Path) -> float:
+def _kimg(path: Path) -> int:
+    """Thousand images from the name; for `final`, which a run that goes on leaves behind, from inside."""
     match = _NAME.fullmatch(path.name)
-    return float("inf") if match is None or match[1] == "final" else int(match[1])
+    if match and match[1] != "final":
+        return int(match[1])
+    try:
+        with safetensors.safe_open(path, "pt", device="cpu") as file:
+            return round(int((file.metadata() or {})["cur_nimg"]) / 1000)
+    except (OSError, safetensors.SafetensorError, KeyError, ValueError):
+        return -1
 
 
 def _newest_of_all(runs: Path) -> Path:

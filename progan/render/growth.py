@@ -3,6 +3,7 @@ without gaps (R x R pixels each, perhaps repeated), with the text chunks resolut
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,8 @@ from PIL import Image
 from progan.errors import UserError
 from progan.files import atomic
 from progan.render.animation import PNG_LEVEL, Frame
+
+_NAME = re.compile(r"fakes-\d{6,}\.png")
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,8 @@ def growth_strip(run_dir: Path | str, path: Path | str, cells: tuple[int, int] =
 
 def read_grids(run_dir: Path | str) -> list[Grid]:
     """All grids of a run in order of kimg. UserError where there are none or one lacks its text chunks."""
-    grids = [_read_grid(path) for path in sorted(Path(run_dir).glob("fakes-*.png"))]
+    paths = [path for path in sorted(Path(run_dir).glob("fakes-*.png")) if _NAME.fullmatch(path.name)]
+    grids = [_read_grid(path) for path in paths]
     if not grids:
         raise UserError(f"{run_dir}: no fakes-*.png here; give the directory of a run that has shown pictures.")
     return sorted(grids, key=lambda g: g.kimg)

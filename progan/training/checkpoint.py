@@ -62,7 +62,9 @@ def load(path: Path) -> dict[str, Any]:
     return content
 
 
-def newest(folder: Path, say: Callable[[str], None]) -> dict[str, Any] | None:
+def newest(
+    folder: Path, say: Callable[[str], None], unfit: Callable[[dict[str, Any]], str] = lambda content: ""
+) -> dict[str, Any] | None:
     """The newest checkpoint that can be read; each that cannot is skipped and said. None for a folder without any.
 
     Raises UserError where files are there and none of them can be read.
@@ -70,17 +72,26 @@ def newest(folder: Path, say: Callable[[str], None]) -> dict[str, Any] | None:
     paths = listed(folder)
     for path in reversed(paths):
         try:
-            return load(path)
+            content = load(path)
+            reason = unfit(content)
         except UserError as error:
-            say(f"Skipped a checkpoint: {error}")
+            reason = str(error)
+        if not reason:
+            return content
+        say(f"Skipped {path.name}: {reason}")
     if paths:
-        raise UserError(f"none of the {len(paths)} checkpoints in {folder} can be read; --fresh starts over elsewhere.")
+        raise UserError(
+            f"none of the {len(paths)} checkpoints in {folder} can be used ({reason}); --fresh starts over."
+        )
     return None
 
 
-def prune(folder: Path, keep: int, permanent: Callable[[int], bool]) -> None:
-    """Remove checkpoints but the last `keep` and those whose cur_nimg is permanent."""
-    for path in listed(folder)[:-keep]:
+def prune(folder: Path, newest: Path, keep: int, permanent: Callable[[int], bool]) -> None:
+    """Of the checkpoints up to `newest`, the one just written, remove all but the last `keep` and the permanent ones.
+
+    permanent: asked for each cur_nimg. What lies beyond `newest` is not this run's, and is neither counted nor touched.
+    """
+    for path in [p for p in listed(folder) if p.name <= newest.name][:-keep]:
         match = _NAME.fullmatch(path.name)
         if match and not permanent(int(match[1])):
             path.unlink()

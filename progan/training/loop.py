@@ -3,11 +3,13 @@ anything else. To go on with a run, start it again."""
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,11 +20,11 @@ from progan.config import Config
 from progan.console import Console, bar
 from progan.data.prepare import open_data
 from progan.data.pyramid import Pyramid, batch_indices
-from progan.devices import describe, free_bytes
-from progan.errors import RunFailed, UserError
+from progan.devices import describe, usable_bytes
+from progan.errors import RunFailed
 from progan.images import fade_reals, mirror, to_images
 from progan.latents import sample_latents
-from progan.schedule import Schedule, SchedulePoint
+from progan.schedule import Schedule, SchedulePoint, stage_of
 from progan.training import checkpoint, plan, preflight, rundir
 from progan.training.pace import Pace, work_per_image
 from progan.training.runlog import RunLog
@@ -40,10 +42,13 @@ from progan.training.steps import (
 )
 from progan.training.ticks import Ticks
 
+SLOW_SEC = 6 * 3600  # an estimate beyond this, on a CPU, is worth a word
+
 
 @dataclass(frozen=True)
 class Job:
-    """What stays the same during a run: configuration, data, device, and images of a forward pass by phase."""
+    """What a run is about: configuration, data, device, and images of a forward pass by phase (halved before the first
+    step where they do not fit)."""
 
     config: Config
     schedule: Schedule
@@ -61,28 +66,39 @@ def train(config: Config, folder: Path, device: torch.device, stop_kimg: float |
     """
     rundir.check(folder, config)
     job = open_job(config, device, console)
-    state = continue_or_begin(job, folder, console)
-    rundir.enter(folder, config, device)
-    log = RunLog(folder, console, state.cur_nimg)
-    end_nimg = job.schedule.total_nimg if stop_kimg is None else round(stop_kimg * 1000)
-    try:
+    with rundir.held(folder):
+        state = continue_or_begin(job, folder, console)
+        end_nimg = job.schedule.total_nimg if stop_kimg is None else round(stop_kimg * 1000)
         if state.cur_nimg >= end_nimg:
-            log.line(f"{folder} has already seen {state.cur_nimg / 1000:g} kimg; --kimg N trains on until N.")
+            console.line(f"{folder} has already seen {state.cur_nimg / 1000:g} kimg; --kimg N trains on until N.")
             return 0
-        announce(job, state, folder, log)
-        ticks = Ticks(folder, config, log, state, job.data, pace_of(job, state), end_nimg)
-        with Stop() as stop:
-            ticks.first_pictures()
-            check(job, ticks.pace, log)
-            log.line(f"Takes about {ticks.left()}; Ctrl-C saves, and the same command goes on.")
-            run(job, state, ticks, stop, end_nimg)
-        return _end(folder, ticks, stop, end_nimg)
-    except RunFailed as error:
-        newest = checkpoint.listed(folder / "checkpoints")[-1:]
-        where = f"the newest checkpoint is {newest[0]}" if newest else "there is no checkpoint yet"
-        raise RunFailed(f"at {state.cur_nimg / 1000:.3f} kimg: {error} The state was not saved; {where}.") from error
-    finally:
-        log.close()
+        rundir.enter(folder, config, device)
+        log = RunLog(folder, console, state.cur_nimg)
+        try:
+            return _train(job, state, folder, log, end_nimg)
+        except RunFailed as error:
+            newest = checkpoint.listed(folder / "checkpoints")[-1:]
+            where = f"the newest checkpoint is {newest[0]}" if newest else "there is no checkpoint yet"
+            text = f"at {state.cur_nimg / 1000:.3f} kimg: {error} The state was not saved; {where}."
+            log.note(text)
+            raise RunFailed(text) from error
+        finally:
+            with contextlib.suppress(OSError):  # a full disk has been reported already
+                log.close()
+
+
+def _train(job: Job, state: TrainState, folder: Path, log: RunLog, end_nimg: int) -> int:
+    """What `train` does once the run is ours: first pictures, trial step, loop, last words."""
+    announce(job, state, folder, log)
+    ticks = Ticks(folder, job.config, log, state, job.data, job.count, pace_of(job, state), end_nimg)
+    with Stop() as stop:
+        ticks.first_pictures()
+        check(job, ticks.pace, log)
+        log.line(f"Takes about {ticks.left()}; Ctrl-C saves, and the same command goes on.")
+        if job.device.type == "cpu" and sum(ticks.remaining().values()) > SLOW_SEC:
+            log.line("There is no accelerator here; progan train --config quickstart shows growth in minutes.")
+        run(job, state, ticks, stop, end_nimg)
+    return _end(folder, ticks, stop, end_nimg)
 
 
 def run(job: Job, state: TrainState, ticks: Ticks, stop: Stop, end_nimg: int) -> None:
@@ -124,7 +140,7 @@ def where_of(job: Job, point: SchedulePoint) -> Where:
 
 def critic_loss(job: Job, point: SchedulePoint) -> CriticLoss:
     """D's loss at a point of the schedule."""
-    knobs, top = job.config.loss, job.schedule.phases[-1].stage
+    knobs, top = job.config.loss, stage_of(job.config.growth.max_res)
     scale = losses.norm_scale(knobs.gp_norm, top - point.stage)
     return CriticLoss(knobs.wgan_lambda, knobs.wgan_target, knobs.wgan_epsilon, scale)
 
@@ -161,19 +177,25 @@ def open_job(config: Config, device: torch.device, console: Console) -> Job:
 
     data = open_data(config.data.source, growth.max_res, channels, console.line, progress)
     schedule = config_module.schedule_of(config)
-    micro = plan.micro_batches(config, free_bytes(device))
+    micro = plan.micro_batches(config, usable_bytes(device))
     count = min(data.count, config.data.max_images or data.count)
     return Job(config, schedule, data, count, device, micro)
 
 
 def continue_or_begin(job: Job, folder: Path, console: Console) -> TrainState:
-    """The state of the newest readable checkpoint, or that before the first image. Raises UserError for other data."""
-    content = checkpoint.newest(folder / "checkpoints", console.line)
+    """The state of the newest checkpoint that can be read and is this run's, or that before the first image."""
+
+    def unfit(content: dict[str, Any]) -> str:
+        differing = config_module.binding_diff(config_module.parse(content["config"]), job.config)
+        if differing:
+            return f"it belongs to a run with other settings: {', '.join(differing)}"
+        if content["data"] != job.data.fingerprint:
+            return f"it was trained on other data than {job.config.data.source}"
+        return ""
+
+    content = checkpoint.newest(folder / "checkpoints", console.line, unfit)
     state = _new_state(job)
     if content is not None:
-        if content["data"] != job.data.fingerprint:
-            source = job.config.data.source
-            raise UserError(f"{folder} was trained on other data than {source}; use that, or another --out.")
         state.unpack(content["state"])
     return state
 
@@ -190,7 +212,14 @@ def announce(job: Job, state: TrainState, folder: Path, log: RunLog) -> None:
 
 def _new_state(job: Job) -> TrainState:
     arguments = config_module.generator_arguments(job.config), config_module.discriminator_arguments(job.config)
-    return new_state(*arguments, job.config.training.seed, job.device)
+    try:
+        return new_state(*arguments, job.config.training.seed, job.device)
+    except RuntimeError as error:
+        if preflight.is_out_of_memory(error):
+            raise RunFailed(
+                "the networks do not fit into memory; use smaller networks.fmap_base or fmap_max."
+            ) from None
+        raise
 
 
 def pace_of(job: Job, state: TrainState) -> Pace:
@@ -213,6 +242,9 @@ def check(job: Job, pace: Pace, log: RunLog) -> None:
         if fits < planned:
             log.line(f"{planned} images of {phase.resolution}x{phase.resolution} do not fit: {fits} a forward pass.")
             _halve(job, planned / fits)
+    if job.device.type == "cuda":
+        del state
+        torch.cuda.reset_peak_memory_stats(job.device)
 
 
 def _halve(job: Job, factor: float) -> None:
@@ -228,7 +260,7 @@ def _end(folder: Path, ticks: Ticks, stop: Stop, end_nimg: int) -> int:
         ticks.log.line(f"Done. Pictures and generators are in {folder}; a walk: progan interpolate {folder}")
         return 0
     path = ticks.checkpoint()
-    ticks.log.line(f"Stopped and saved {path}; the same command goes on from here.")
+    ticks.log.line(f"Stopped and saved {path}; the same command goes on from here (--out {folder}, without --fresh).")
     return 128 + (stop.signal or 0)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from progan.config import Config, discriminator_arguments, generator_arguments, schedule_of
-from progan.devices import free_bytes
+from progan.devices import usable_bytes
 from progan.nn.ops import largest_group
 from progan.nn.progressive import Discriminator, Generator
 from progan.schedule import Phase
@@ -42,7 +42,7 @@ def on_meta(config: Config) -> tuple[Generator, Discriminator]:
 def plan_rows(config: Config, device: torch.device) -> list[Row]:
     """One row a phase: everything that the schedule says of it, its micro-batch for the device's memory."""
     G, D = on_meta(config)
-    micro = micro_batches(config, free_bytes(device))
+    micro = micro_batches(config, usable_bytes(device))
     return [_row(config, phase, micro[phase.index], G, D) for phase in schedule_of(config).phases]
 
 

@@ -71,12 +71,21 @@ def trial(state: TrainState, phase: Phase, wanted_group: int, micro_batch: int) 
     for candidate in halvings(micro_batch, group):
         try:
             return _timed(partial(_both_steps, state, phase, group, candidate), device), candidate
-        except torch.OutOfMemoryError:
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
             state.opt_D.zero_grad()
             state.opt_G.zero_grad()
     raise RunFailed(
         f"{group} images of {phase.resolution}x{phase.resolution} do not fit into the memory of {device}; use a lower "
         f"--max-res, fewer feature maps (networks.fmap_max), or a smaller networks.mbstd_group."
+    )
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether torch ran out of memory; only CUDA has a class of its own for that."""
+    return isinstance(error, torch.OutOfMemoryError) or any(
+        words in str(error) for words in ("out of memory", "can't allocate memory", "not enough memory")
     )
 
 

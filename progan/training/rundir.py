@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
+import os
 import platform
 import subprocess
 import sys
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,9 +20,11 @@ from progan import config as config_module
 from progan.config import Config
 from progan.devices import describe
 from progan.errors import UserError
-from progan.files import write_text
+from progan.files import lock, remove_leftovers, write_text
+from progan.version import __version__
 
 CONFIG = "config.toml"
+LOCK = ".lock"
 
 
 def default_run(config: Config, name: str | None) -> Path:
@@ -40,8 +45,22 @@ def check(folder: Path, config: Config) -> None:
     stored = folder / CONFIG
     if stored.is_file():
         compare(stored, config)
-    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    elif folder.exists() and (not folder.is_dir() or {p.name for p in folder.iterdir()} - {LOCK}):
         raise UserError(f"--out {folder} exists and is no run directory ({CONFIG} is missing); choose another one.")
+    above = next(p for p in (folder, *folder.absolute().parents) if p.exists())
+    if not (above.is_dir() and os.access(above, os.W_OK)):
+        raise UserError(f"--out {folder} cannot be written: {above} is no directory that lets you.")
+
+
+@contextlib.contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Make the folder where it is missing, and keep other processes from training the same run."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--out {folder} cannot be written: {error.strerror}.") from None
+    with lock(folder / LOCK, f"{folder} is being trained by another process; wait for it, or choose another --out."):
+        yield
 
 
 def enter(folder: Path, config: Config, device: torch.device) -> None:
@@ -50,6 +69,7 @@ def enter(folder: Path, config: Config, device: torch.device) -> None:
     write_text(folder / "environment.json", json.dumps(environment(device), indent=2) + "\n")
     for name in ("checkpoints", "snapshots"):
         (folder / name).mkdir(exist_ok=True)
+        remove_leftovers(folder / name)
 
 
 def compare(stored: Path, config: Config) -> None:
@@ -68,13 +88,14 @@ def compare(stored: Path, config: Config) -> None:
 
 def environment(device: torch.device) -> dict[str, Any]:
     """What the run ran on, for whoever wants to repeat it."""
-    packages = ("progan", "torch", "torchvision", "numpy", "pillow", "tensorboard")
+    packages = ("torch", "torchvision", "numpy", "pillow", "tensorboard")
     return {
         "started": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
         "command": sys.argv,
         "device": describe(device),
         "platform": platform.platform(),
         "python": platform.python_version(),
+        "progan": __version__,
         "packages": {name: version(name) for name in packages},
         "git_commit": git_commit(Path(__file__).parents[2]),
     }

@@ -31,7 +31,7 @@ class RunLog:
         self.text_file = (folder / "log.txt").open("a", encoding="utf-8")
         self.stats_path = folder / "stats.jsonl"
         self._keep_stats_until(cur_nimg)
-        self.writer = SummaryWriter(str(folder), purge_step=cur_nimg + 1 if cur_nimg else None)
+        self.writer = SummaryWriter(str(folder), purge_step=cur_nimg + 1 if cur_nimg else 0)
 
     def _keep_stats_until(self, cur_nimg: int) -> None:
         if not self.stats_path.exists():
@@ -43,6 +43,10 @@ class RunLog:
     def line(self, text: str) -> None:
         """A line for the screen and log.txt."""
         self.console.line(text)
+        print(text, file=self.text_file, flush=True)
+
+    def note(self, text: str) -> None:
+        """A line for log.txt alone."""
         print(text, file=self.text_file, flush=True)
 
     def live(self, text: str) -> None:
@@ -72,11 +76,13 @@ class RunLog:
         """A text for TensorBoard, shown as it is."""
         self.writer.add_text(tag, "\n".join(f"    {line}" for line in text.splitlines()), 0)
 
-    def hyper_parameters(self, values: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
+    def hyper_parameters(self, values: Mapping[str, Any], metrics: Mapping[str, float], nimg: int) -> None:
         """TensorBoard's table that compares runs: knobs against results."""
         plain = {k: v if isinstance(v, int | float | str | bool) else json.dumps(v) for k, v in values.items()}
         for summary in hparams(plain, dict(metrics)):  # type: ignore[no-untyped-call]
             self._add(summary, None)
+        for tag, value in metrics.items():
+            self.writer.add_scalar(tag, value, nimg)
 
     def _add(self, summary: Summary, nimg: int | None) -> None:
         """What SummaryWriter has no method for."""

@@ -17,6 +17,7 @@ from progan.config import Config
 from progan.console import duration
 from progan.data.pyramid import Pyramid
 from progan.devices import memory_gb
+from progan.errors import UserError
 from progan.exchange.snapshots import save_snapshot
 from progan.files import atomic
 from progan.images import enlarge, grid, to_pixels
@@ -68,10 +69,18 @@ class Ticks:
     """The reporting of one run. Everything is written below `folder`; `data` is shown once a resolution."""
 
     def __init__(
-        self, folder: Path, config: Config, log: RunLog, state: TrainState, data: Pyramid, pace: Pace, end_nimg: int
+        self,
+        folder: Path,
+        config: Config,
+        log: RunLog,
+        state: TrainState,
+        data: Pyramid,
+        count: int,
+        pace: Pace,
+        end_nimg: int,
     ) -> None:
         self.folder, self.config, self.log, self.state = folder, config, log, state
-        self.data, self.pace, self.end_nimg = data, pace, end_nimg
+        self.data, self.count, self.pace, self.end_nimg = data, count, pace, end_nimg
         self.schedule: Schedule = config_module.schedule_of(config)
         self.columns, rows = grid_shape(config.growth.max_res)
         latent_size = config.networks.latent_size
@@ -87,6 +96,7 @@ class Ticks:
         if self.state.cur_nimg == 0:
             self.log.text("config", config_module.dump(self.config))
             self.show_fakes(point)
+        self.log.flush()
 
     def begin(self) -> None:
         """The first tick begins now."""
@@ -104,10 +114,10 @@ class Ticks:
         self.status(before)
         ends = (self.schedule.phases[before.phase].end_nimg, self.end_nimg)
         boundary = any(self.state.cur_nimg - nimg < end <= self.state.cur_nimg for end in ends)
-        if boundary or _due(before.tick, after.tick, self.config.logging.snapshot_ticks):
-            self.snapshot(before, boundary)
         if boundary or _due(before.tick, after.tick, self.config.logging.checkpoint_ticks):
             self.checkpoint()
+        if boundary or _due(before.tick, after.tick, self.config.logging.snapshot_ticks):
+            self.snapshot(before, boundary)
         self.tally = Tally()
 
     # ---- what
@@ -145,9 +155,13 @@ class Ticks:
         kimg, r = f"{self.state.cur_nimg / 1000:.1f}/{self.end_nimg / 1000:g}", point.resolution
         return f"kimg {kimg}  {r}x{r}  alpha {point.alpha:.2f}  batch {point.batch}"
 
+    def remaining(self) -> dict[int, float]:
+        """{resolution: seconds} until the end."""
+        return self.pace.remaining(self.schedule, self.state.cur_nimg, self.end_nimg)
+
     def left(self) -> str:
         """Time to the end, and of which resolution how much: `3m 20s (16x16 40s, 32x32 2m 40s)`."""
-        left = self.pace.remaining(self.schedule, self.state.cur_nimg, self.end_nimg)
+        left = self.remaining()
         stages = ", ".join(f"{r}x{r} {duration(seconds)}" for r, seconds in left.items())
         return duration(sum(left.values())) + (f" ({stages})" if len(left) > 1 else "")
 
@@ -157,8 +171,7 @@ class Ticks:
 
     def show_reals(self, resolution: int) -> None:
         """reals-RRRR.png: the first real pictures at a resolution."""
-        count = len(self.latents) // self.columns * self.columns
-        indices = torch.arange(count) % self.data.count
+        indices = torch.arange(len(self.latents)) % self.count
         sheet = grid(self.data.batch(indices, resolution), self.columns)
         full = self.at_full_size(sheet, resolution)
         save_png(self.folder / f"reals-{resolution:04d}.png", full, {"resolution": str(resolution)})
@@ -200,7 +213,7 @@ class Ticks:
             self.show_walk(point)
         if self.state.cur_nimg >= self.end_nimg:
             self.export("generator-final.safetensors", point)
-            self.log.hyper_parameters(config_module.flatten(self.config), self.results())
+            self.log.hyper_parameters(config_module.flatten(self.config), self.results(), self.state.cur_nimg)
         self.log.flush()
 
     def as_trained(self, before: SchedulePoint) -> SchedulePoint:
@@ -220,9 +233,12 @@ class Ticks:
 
     def show_growth(self) -> None:
         """growth.gif: the fixed latents from the first stage until now, all frames at one size."""
-        frames = list(
-            growth_frames(self.folder, size=256, cells=(4, 4), until_kimg=self.state.cur_nimg / 1000, most=60)
-        )
+        kimg = self.state.cur_nimg / 1000
+        try:
+            frames = list(growth_frames(self.folder, size=256, cells=(4, 4), until_kimg=kimg, most=60))
+        except UserError as error:
+            self.log.line(f"No picture of the growth: {error}")
+            return
         self._gif("growth", frames, 5.0)
 
     def show_walk(self, point: SchedulePoint) -> None:
@@ -248,9 +264,8 @@ class Ticks:
         folder = self.folder / "checkpoints"
         path = checkpoint.save(folder, self.state.pack(), config_module.dump(self.config), self.data.fingerprint)
         every = self.config.logging.keep_every
-        checkpoint.prune(
-            folder, self.config.logging.keep, lambda nimg: bool(every) and self.schedule.at(nimg).tick % every == 0
-        )
+        keep = self.config.logging.keep
+        checkpoint.prune(folder, path, keep, lambda nimg: bool(every) and self.schedule.at(nimg).tick % every == 0)
         return path
 
 

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -69,6 +70,31 @@ def a_file(folder: Path, name: str, text: str = "") -> str:
     return str(folder / name)
 
 
+def a_run(folder: Path) -> str:
+    """Something that looks like a run directory."""
+    (folder / "run" / "checkpoints").mkdir(parents=True)
+    a_file(folder / "run", "config.toml")
+    return str(folder / "run")
+
+
+def a_pyramid(folder: Path) -> str:
+    """Something that looks like a pyramid."""
+    (folder / "pyramid").mkdir()
+    a_file(folder / "pyramid", "pyramid.json", "{}")
+    return str(folder / "pyramid")
+
+
+def a_zip(folder: Path) -> str:
+    """A zip file whose directory is damaged."""
+    path = folder / "x.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a.png", "x" * 100)
+    content = bytearray(path.read_bytes())
+    content[content.index(b"PK\x01\x02")] = 0
+    path.write_bytes(content)
+    return str(path)
+
+
 MISTAKES: dict[str, tuple[Callable[[Path], list[str]], str]] = {
     "missing path": (
         lambda t: ["train", "--data", "no/such/folder", "--max-res", "8"],
@@ -101,6 +127,20 @@ MISTAKES: dict[str, tuple[Callable[[Path], list[str]], str]] = {
         lambda t: ["prepare", str(t / "pictures"), str(t / "empty"), "--max-res", "8"],
         "exists already",
     ),
+    "a number that is none": (lambda t: ["train", "--kimg", "nan"], "nan is no number to count with"),
+    "an endless length": (lambda t: ["schedule", "--at", "inf"], "inf is no number to count with"),
+    "an endless phase": (lambda t: ["train", "--set", "growth.stable_kimg=1e308"], "kimg long"),
+    "no finite rate": (lambda t: ["train", "--set", "training.lr=inf"], "training.lr is a number, not inf"),
+    "strange digits": (lambda t: ["train", "--data", "faces:²"], "write faces:COUNT with a whole number"),
+    "no data": (lambda t: ["train", "--data", ""], "data.source names something"),
+    "a name like a number": (lambda t: ["train", "--data", "2024", "--max-res", "8"], "2024 does not exist"),
+    "an endless name": (lambda t: ["train", *tiny(t), "--out", "x" * 300], "File name too long"),
+    "a run as data": (lambda t: ["train", "--data", a_run(t), "--max-res", "8"], "is the directory of a run"),
+    "a pyramid to prepare": (
+        lambda t: ["prepare", a_pyramid(t), str(t / "again"), "--max-res", "8"],
+        "is a pyramid already",
+    ),
+    "a damaged zip": (lambda t: ["prepare", a_zip(t), str(t / "again"), "--max-res", "8"], "damaged zip"),
     "no such runs": (lambda t: ["board", str(t / "nothing")], "is no folder"),
 }
 

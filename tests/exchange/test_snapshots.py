@@ -139,15 +139,24 @@ def test_a_configuration_of_the_future_is_named(tmp_path):
 # --- which one ---
 
 
-def test_snapshots_are_listed_by_age_and_the_final_one_is_the_newest(tmp_path):
+def test_snapshots_are_listed_by_images_shown(tmp_path):
     names = ["generator-000010.safetensors", "generator-999999.safetensors", "generator-1000000.safetensors"]
     paths = _touch(tmp_path, *reversed(names))
     _touch(tmp_path, "generator-5.safetensors", "generator-000020.safetensors.tmp", "fakes-000030.png", "x.safetensors")
     assert snapshots(tmp_path) == paths[::-1]  # by number, not by text
     assert find_snapshot(tmp_path) == paths[0]
-    (final,) = _touch(tmp_path, "generator-final.safetensors")
-    assert snapshots(tmp_path) == [*paths[::-1], final]
-    assert find_snapshot(tmp_path) == final
+
+
+@pytest.mark.parametrize(("final_kimg", "place"), [(5, 0), (10, 1), (15, 1), (20, 2)])
+def test_the_final_snapshot_of_a_run_that_went_on_is_not_the_newest(tmp_path, final_kimg, place):
+    paths = _touch(tmp_path, "generator-000010.safetensors", "generator-000020.safetensors")
+    final = tmp_path / "snapshots" / "generator-final.safetensors"
+    tensors, metadata = {"w": torch.zeros(1)}, {"format": "progan-generator", "cur_nimg": str(final_kimg * 1000)}
+    safetensors.torch.save_file(tensors, final, metadata)
+    expected = [*paths]
+    expected.insert(place, final)
+    assert snapshots(tmp_path) == expected
+    assert find_snapshot(tmp_path) == expected[-1]
 
 
 def test_a_file_is_itself(tmp_path):

@@ -125,7 +125,9 @@ def test_without_checkpoints_there_is_none(tmp_path):
 def test_where_none_can_be_read_training_does_not_start_over_in_silence(tmp_path):
     for cur_nimg in (1, 2):
         checkpoint.path_of(tmp_path, cur_nimg).write_bytes(b"")
-    with pytest.raises(UserError, match=r"none of the 2 checkpoints in .* can be read; --fresh starts over"):
+    with pytest.raises(
+        UserError, match=r"none of the 2 checkpoints in .* can be used \(.*truncated or no checkpoint.*--fresh starts"
+    ):
         checkpoint.newest(tmp_path, _forget)
 
 
@@ -140,9 +142,21 @@ def test_pruning_keeps_the_last_and_the_permanent(tmp_path, keep, every, left):
     for n in range(1, 7):
         _save(tmp_path, 1000 * n)
     (tmp_path / "other.pt").write_bytes(b"")
-    checkpoint.prune(tmp_path, keep, lambda nimg: every > 0 and nimg % (1000 * every) == 0)
+    checkpoint.prune(
+        tmp_path, checkpoint.path_of(tmp_path, 6000), keep, lambda nimg: every > 0 and nimg % (1000 * every) == 0
+    )
     assert checkpoint.listed(tmp_path) == [checkpoint.path_of(tmp_path, 1000 * n) for n in left]
     assert (tmp_path / "other.pt").exists()
+
+
+def test_a_file_beyond_the_run_never_pushes_a_good_checkpoint_out(tmp_path):
+    """A truncated file with a high number counted as the newest, and every good one was removed."""
+    for n in range(1, 4):
+        _save(tmp_path, 1000 * n)
+    damaged = checkpoint.path_of(tmp_path, 900_000)
+    damaged.write_bytes(b"truncated")
+    checkpoint.prune(tmp_path, checkpoint.path_of(tmp_path, 3000), 1, lambda nimg: False)
+    assert checkpoint.listed(tmp_path) == [checkpoint.path_of(tmp_path, 3000), damaged]
 
 
 # --- the disk refuses ---

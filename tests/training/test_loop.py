@@ -209,3 +209,78 @@ def test_adam_is_reset_at_both_ends_of_a_fade(tiny: Tiny, tmp_path: Path, quiet:
         counts[nimg] = max((s["step"].item() for s in states.values()), default=0)
     # At 160 the 4x4 phase still holds (a fade begins after its first image); the step from 160 to 168 is its last.
     assert counts == {160: 20, 168: 0, 176: 1, 320: 0, 328: 1}
+
+
+def test_a_checkpoint_of_another_run_is_skipped_and_its_difference_named(
+    reference: Path, tiny: Tiny, tmp_path: Path, quiet: Console
+) -> None:
+    run, other = tmp_path / "run", tmp_path / "other"
+    loop.train(tiny(), run, CPU, 0.24, quiet)
+    loop.train(tiny("training.seed=7"), other, CPU, 0.4, quiet)
+    foreign = checkpoint.listed(other / "checkpoints")[-1]
+    shutil.copy(foreign, run / "checkpoints" / foreign.name)
+    assert loop.train(tiny(), run, CPU, None, quiet) == 0
+    assert "other settings: training.seed" in quiet.stream.getvalue()  # type: ignore[attr-defined]
+    assert_same(final_state(run), final_state(reference))
+
+
+def test_the_plan_of_micro_batches_does_not_depend_on_the_memory_of_the_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a run that goes on beside another one would cut its batches otherwise, and round its sums otherwise."""
+    import psutil
+
+    from progan.devices import usable_bytes
+
+    before = usable_bytes(CPU)
+    memory = psutil.virtual_memory()
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: memory._replace(available=0, free=0))
+    assert usable_bytes(CPU) == before > 0
+
+
+def test_the_same_run_is_not_trained_twice_at_once(tiny: Tiny, tmp_path: Path, quiet: Console) -> None:
+    from progan.training import rundir
+
+    run = tmp_path / "run"
+    with rundir.held(run), pytest.raises(UserError, match="is being trained by another process"):
+        loop.train(tiny(), run, CPU, None, quiet)
+    assert loop.train(tiny(), run, CPU, 0.08, quiet) == 0
+
+
+def test_what_a_killed_process_left_half_written_is_removed(tiny: Tiny, tmp_path: Path, quiet: Console) -> None:
+    run = tmp_path / "run"
+    loop.train(tiny(), run, CPU, 0.08, quiet)
+    (run / "checkpoints" / ".checkpoint-000000000160.pt.abcd.tmp").write_text("half")
+    loop.train(tiny(), run, CPU, 0.16, quiet)
+    assert not list((run / "checkpoints").glob(".*"))
+
+
+def test_a_strange_picture_in_the_run_directory_stops_nothing(tiny: Tiny, tmp_path: Path, quiet: Console) -> None:
+    run = tmp_path / "run"
+    loop.train(tiny(), run, CPU, 0.08, quiet)
+    (run / "fakes-mine.png").write_text("a note")
+    (run / "fakes-000777.png").write_text("damaged")
+    assert loop.train(tiny(), run, CPU, 0.16, quiet) == 0
+    assert final_state(run)["cur_nimg"] == 160
+
+
+def test_a_disk_that_refuses_the_log_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tiny_data: Path
+) -> None:
+    from progan.commands import main
+    from progan.training.runlog import RunLog
+    from tests.conftest import TINY
+
+    def refuse(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(RunLog, "scalars", refuse)
+    knobs = [part for knob in (*TINY, f"data.source={tiny_data}") for part in ("--set", knob)]
+    assert main(["train", "--out", str(tmp_path / "run"), *knobs]) == 2
+    assert "No space left on device" in capsys.readouterr().err
+
+
+def test_the_penalty_is_that_of_the_final_resolution(tiny: Tiny, quiet: Console) -> None:
+    """Also where the schedule spends no image there."""
+    config = tiny("growth.final_kimg=0", "growth.fade_kimg.16=0")
+    job = loop.open_job(config, CPU, quiet)
+    assert loop.critic_loss(job, job.schedule.at(0)).scale == 0.25
+    assert loop.critic_loss(job, job.schedule.at(10**9)).scale == 0.5
