@@ -63,7 +63,7 @@ def _wait_for(address: str, limit_sec: float = 90) -> None:
 
 
 @contextlib.contextmanager
-def browser(width: int = 1400, height: int = 2000) -> Iterator[webdriver.Chrome]:
+def browser(width: int = 1900, height: int = 1720) -> Iterator[webdriver.Chrome]:
     """Headless Chromium with a profile of its own."""
     with tempfile.TemporaryDirectory() as profile:
         options = webdriver.ChromeOptions()
