@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import io
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
 import torch
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from progan.nn.ops import blend, downscale2d, upscale2d
@@ -45,3 +52,19 @@ def grid(pixels: Tensor, columns: int) -> Tensor:
 def enlarge(pixels: Tensor, factor: int) -> Tensor:
     """Repeat every pixel factor x factor times. [..., H, W] -> [..., H*factor, W*factor]."""
     return pixels.repeat_interleave(factor, -2).repeat_interleave(factor, -1)
+
+
+def to_frame(pixels: Tensor) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """uint8 [C, H, W] -> array [H, W, 3], or [H, W] where C is 1: the form that Pillow and video writers take."""
+    frame: np.ndarray[Any, np.dtype[np.uint8]]
+    frame = (pixels[0] if len(pixels) == 1 else pixels.permute(1, 2, 0)).contiguous().cpu().numpy()
+    return frame
+
+
+def png(pixels: Tensor, texts: Mapping[str, str]) -> bytes:
+    """A PNG file of uint8 pixels [C, H, W] (C 1 or 3) with text chunks; equal pixels and texts give equal bytes."""
+    chunks, file = PngInfo(), io.BytesIO()
+    for name, text in texts.items():
+        chunks.add_text(name, text)
+    Image.fromarray(to_frame(pixels)).save(file, "PNG", pnginfo=chunks)
+    return file.getvalue()

@@ -153,21 +153,13 @@ def write_sheet(path: Path, pictures: list[Tensor], columns: int, psi: float) ->
 def write_picture(path: Path, pixels: Tensor, text: dict[str, str]) -> None:
     """A PNG of uint8 pixels [C, H, W] with text chunks. A file that holds these very bytes stays; UserError where it
     holds others, so that nothing is ever lost."""
-    import io
-
-    from PIL import Image, PngImagePlugin
-
     from progan.errors import UserError
     from progan.files import atomic
-    from progan.render.animation import PNG_LEVEL
-    from progan.render.walk import to_frame
+    from progan.images import png
 
-    chunks, file = PngImagePlugin.PngInfo(), io.BytesIO()
-    for name, value in text.items():
-        chunks.add_text(name, value)
-    Image.fromarray(to_frame(pixels)).save(file, "PNG", pnginfo=chunks, compress_level=PNG_LEVEL)
+    content = png(pixels, text)
     if not path.exists():
         with atomic(path) as draft:
-            draft.write_bytes(file.getvalue())
-    elif path.read_bytes() != file.getvalue():
+            draft.write_bytes(content)
+    elif path.read_bytes() != content:
         raise UserError(f"{path}: another picture has this name; give --out another directory.")

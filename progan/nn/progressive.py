@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from progan.nn.layers import Conv2d, LatentTo4x4, Linear, Scaled
 from progan.nn.ops import blend, downscale2d, largest_group, minibatch_stddev, pixel_norm, upscale2d
+from progan.schedule import stage_of
 
 POOLS = ("before", "after")
 
@@ -24,9 +25,7 @@ def feature_maps(index: int, base: int = 8192, maximum: int = 512, decay: float 
 
 def resolutions(max_res: int) -> list[int]:
     """[4, 8, ..., max_res]. Raises ValueError unless max_res is a power of two in 4..1024."""
-    if max_res not in [4 << s for s in range(9)]:
-        raise ValueError(f"the resolution {max_res} is not a power of two between 4 and 1024")
-    return [4 << s for s in range(max_res.bit_length() - 2)]
+    return [4 << s for s in range(stage_of(max_res) + 1)]
 
 
 def _name(resolution: int) -> str:

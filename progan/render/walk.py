@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from progan.images import enlarge, grid, to_pixels
+from progan.images import enlarge, grid, to_frame, to_pixels
 from progan.latents import Walk
 from progan.render.animation import Frame
 
@@ -54,9 +54,3 @@ def _pictures(
 ) -> Tensor:
     """G's pictures of the latents, batch by batch, as pixels on the CPU. -> uint8 [N, C, R, R]."""
     return torch.cat([to_pixels(G(z.to(device), stage, alpha, psi)).cpu() for z in batches])
-
-
-def to_frame(pixels: Tensor) -> Frame:
-    """uint8 [C, H, W] -> array [H, W, 3], or [H, W] where C is 1."""
-    array: Frame = (pixels[0] if len(pixels) == 1 else pixels.permute(1, 2, 0)).contiguous().numpy()
-    return array

@@ -261,7 +261,7 @@ def _end(folder: Path, ticks: Ticks, stop: Stop, end_nimg: int) -> int:
         return 0
     path = ticks.checkpoint()
     ticks.log.line(f"Stopped and saved {path}; the same command goes on from here (--out {folder}, without --fresh).")
-    return 128 + (stop.signal or 0)
+    return 128 + stop.signal
 
 
 class Stop:

@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
-from PIL.PngImagePlugin import PngInfo
 from tensorboard.compat.proto.summary_pb2 import Summary
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
@@ -18,6 +16,7 @@ from torch.utils.tensorboard.summary import hparams
 
 from progan.console import Console
 from progan.files import atomic, write_text
+from progan.images import png
 
 
 class RunLog:
@@ -98,14 +97,10 @@ class RunLog:
         self.text_file.close()
 
 
-def save_png(path: Path, pixels: Tensor, texts: Mapping[str, str] | None = None) -> None:
-    """Write uint8 pixels [C, H, W] (C 1 or 3) as a PNG with text chunks, atomically."""
-    array = (pixels[0] if len(pixels) == 1 else pixels.permute(1, 2, 0)).contiguous().cpu().numpy()
-    info = PngInfo()
-    for key, value in (texts or {}).items():
-        info.add_text(key, value)
+def save_png(path: Path, pixels: Tensor, texts: Mapping[str, str]) -> None:
+    """Write uint8 pixels [C, H, W] as a PNG with text chunks, atomically."""
     with atomic(path) as temporary:
-        Image.fromarray(array).save(temporary, "PNG", pnginfo=info)
+        temporary.write_bytes(png(pixels, texts))
 
 
 def as_floats(stats: Mapping[str, Tensor], weight: float) -> dict[str, float]:

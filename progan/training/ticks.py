@@ -127,7 +127,7 @@ class Ticks:
         elapsed_sec = time.perf_counter() - self.tally.start
         self.pace.measured(point.stage, elapsed_sec / self.tally.nimg)
         means = as_floats(self.tally.stats, self.tally.iterations)
-        cpu_gb, device_gb = memory_gb(self.latents_device())
+        cpu_gb, device_gb = memory_gb(self.device)
         progress = {
             "kimg": self.state.cur_nimg / 1000,
             "resolution": point.resolution,
@@ -165,7 +165,8 @@ class Ticks:
         stages = ", ".join(f"{r}x{r} {duration(seconds)}" for r, seconds in left.items())
         return duration(sum(left.values())) + (f" ({stages})" if len(left) > 1 else "")
 
-    def latents_device(self) -> torch.device:
+    @property
+    def device(self) -> torch.device:
         """Where the networks are."""
         return next(self.state.G_ema.parameters()).device
 
@@ -195,7 +196,7 @@ class Ticks:
     @torch.no_grad()
     def fakes(self, point: SchedulePoint) -> Tensor:
         """Pixels [N, C, R, R] of the fixed latents, a few at a time."""
-        batches = torch.split(self.latents.to(self.latents_device()), pictures_a_pass(point.resolution))
+        batches = torch.split(self.latents.to(self.device), pictures_a_pass(point.resolution))
         return torch.cat([to_pixels(self.state.G_ema(z, point.stage, point.alpha)).cpu() for z in batches])
 
     def at_full_size(self, sheet: Tensor, resolution: int) -> Tensor:
@@ -223,8 +224,8 @@ class Ticks:
 
     def results(self) -> dict[str, float]:
         """Numbers that runs are compared by."""
-        means = as_floats(self.tally.stats, max(1, self.tally.iterations))
-        return {"Final/kimg": self.state.cur_nimg / 1000, "Final/wasserstein": means.get("wasserstein", 0.0)}
+        means = as_floats(self.tally.stats, self.tally.iterations)
+        return {"Final/kimg": self.state.cur_nimg / 1000, "Final/wasserstein": means["wasserstein"]}
 
     def export(self, name: str, point: SchedulePoint) -> None:
         """A generator's file below snapshots/."""
@@ -248,7 +249,7 @@ class Ticks:
         scale = max(1, 128 // point.resolution)
         frames = walk_frames(
             self.state.G_ema, make_walk("slerp", plan), stage=point.stage, alpha=point.alpha, columns=4, scale=scale,
-            device=self.latents_device(),
+            device=self.device,
         )  # fmt: skip
         self._gif("walk", list(frames), GIF_FPS)
 
@@ -263,8 +264,7 @@ class Ticks:
         """Save the whole state, and remove what `keep` does not keep."""
         folder = self.folder / "checkpoints"
         path = checkpoint.save(folder, self.state.pack(), config_module.dump(self.config), self.data.fingerprint)
-        every = self.config.logging.keep_every
-        keep = self.config.logging.keep
+        keep, every = self.config.logging.keep, self.config.logging.keep_every
         checkpoint.prune(folder, path, keep, lambda nimg: bool(every) and self.schedule.at(nimg).tick % every == 0)
         return path
 

@@ -195,6 +195,14 @@ def test_train_twice_continues_and_fresh_starts_beside(
     assert sorted(p.name for p in (tmp_path / "runs").iterdir()) == ["default-pictures-16px", "default-pictures-16px-2"]
 
 
+def test_the_help_of_schedule_names_every_preset(capsys: pytest.CaptureFixture[str]) -> None:
+    from progan.config import preset_names
+
+    assert main(["schedule", "--help"]) == 0
+    printed = capsys.readouterr().out
+    assert {name for name in preset_names() if name not in printed} == set()
+
+
 def test_dry_run_prints_the_plan_and_writes_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -284,3 +284,26 @@ def test_the_penalty_is_that_of_the_final_resolution(tiny: Tiny, quiet: Console)
     job = loop.open_job(config, CPU, quiet)
     assert loop.critic_loss(job, job.schedule.at(0)).scale == 0.25
     assert loop.critic_loss(job, job.schedule.at(10**9)).scale == 0.5
+
+
+def test_the_average_takes_g_from_before_its_update(tiny: Tiny, quiet: Console) -> None:
+    """With a beta of 0 the average is G itself: after one iteration the G that the D step saw, not the moved one."""
+    job = loop.open_job(tiny("training.ema_beta=0"), CPU, quiet)
+    state = loop._new_state(job)
+    before = {key: value.clone() for key, value in state.G.state_dict().items()}
+    loop.iteration(job, state, job.schedule.at(0))
+    assert_same(dict(state.G_ema.state_dict()), before)
+    assert not torch.equal(state.G.state_dict()["rgb.4x4.weight"], before["rgb.4x4.weight"])
+
+
+def test_d_is_shown_real_images_that_fade_too(tiny: Tiny, quiet: Console) -> None:
+    from progan.data.pyramid import batch_indices
+    from progan.images import fade_reals, to_images
+
+    job = loop.open_job(tiny("data.mirror=false"), CPU, quiet)
+    point = job.schedule.at(200)
+    assert (point.resolution, point.alpha) == (8, 0.25)
+    (part,) = loop.d_parts(job, 200, point, loop.where_of(job, point))
+    plain = to_images(job.data.batch(batch_indices(1000, 200, 8, 50), 8))
+    torch.testing.assert_close(part.reals, fade_reals(plain, 0.25), rtol=0, atol=0)
+    assert (part.reals - plain).abs().max() > 0.01

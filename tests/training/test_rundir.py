@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import torch
 from progan import config as config_module
 from progan.errors import UserError
 from progan.training import rundir
+from progan.version import __version__
 
 CPU = torch.device("cpu")
 
@@ -38,7 +40,8 @@ def test_entering_writes_what_a_repetition_needs(tmp_path: Path) -> None:
     assert config_module.parse((tmp_path / "run" / "config.toml").read_text()) == config
     environment = json.loads((tmp_path / "run" / "environment.json").read_text())
     assert {"device", "python", "packages", "git_commit", "command", "started"} <= environment.keys()
-    assert environment["packages"]["torch"] == torch.__version__.split("+")[0] or environment["packages"]["torch"]
+    assert environment["packages"]["torch"] == version("torch")
+    assert environment["progan"] == __version__
 
 
 def test_other_knobs_are_refused_and_free_ones_taken_over(tmp_path: Path) -> None:
