@@ -26,8 +26,11 @@ class Data:
     """What is learnt."""
 
     source: str = "faces"  # a pyramid, a folder or zip of pictures, `faces`, or `faces:COUNT`
+    labels: tuple[str, ...] = ()  # use only the pictures of these classes; empty = all
+    max_images: int = 0  # use the first N of them only; 0 = all
+    balance: bool = False  # show each class equally often
     mirror: bool = True  # turn every other real picture left to right
-    max_images: int = 0  # use the first N only; 0 = all
+    dequantise: bool = False  # spread each of a pixel's 256 values evenly over its grey level
 
 
 @dataclass(frozen=True)
@@ -257,6 +260,8 @@ def _typed(value: Any, hint: Any, where: str) -> Any:
         if value in typing.get_args(hint):
             return value
         raise UserError(f"{where} is one of {', '.join(map(repr, typing.get_args(hint)))}, not {value!r}.")
+    if typing.get_origin(hint) is tuple:
+        return _texts(value, where)
     if typing.get_args(hint):  # int | Literal["auto"]
         return value if value == "auto" else _typed(value, int, where)
     if hint is float and type(value) is int:
@@ -278,6 +283,16 @@ def _table(value: Any, where: str) -> Table:
     for key in value:
         _typed(value[key], float, f"{where}.{key}")
     return {key: value[key] for key in allowed if key in value}
+
+
+def _texts(value: Any, where: str) -> tuple[str, ...]:
+    """A set of texts, in alphabetical order: a list, or one text with commas. A whole number counts as a text."""
+    parts = value if isinstance(value, list | tuple) else [value]
+    if not all(type(part) in (str, int) for part in parts):
+        raise UserError(f"{where} is a list of texts, not {value!r}.")
+    if parts is not value:
+        parts = [part.strip() for part in str(value).split(",") if part.strip()]
+    return tuple(sorted({str(part) for part in parts}))
 
 
 def _kind(hint: type) -> str:
@@ -313,6 +328,7 @@ def _validate(config: Config, origin: str) -> None:
         "training.micro_batch is at least 1, or auto": t.micro_batch == "auto" or t.micro_batch >= 1,
         "training.seed is at least 0": t.seed >= 0,
         "data.source names something": bool(config.data.source.strip()),
+        "data.labels names classes, and no name is empty": all(config.data.labels),
         "data.max_images is at least 0": config.data.max_images >= 0,
         "logging.keep is at least 1": config.logging.keep >= 1,
         "logging ticks are at least 0": min(dataclasses.astuple(config.logging)[1:]) >= 0,

@@ -44,10 +44,28 @@ class Console:
             self._pending = False
 
 
-def bar(done: int, total: int, width: int = 30) -> str:
+class Meter:
+    """A progress bar with its speed and the time left, called with (done, total); it may begin in the middle."""
+
+    def __init__(self, console: Console, what: str = "pictures") -> None:
+        self.console, self.what = console, what
+        self.began: tuple[float, int] | None = None
+
+    def __call__(self, done: int, total: int) -> None:
+        now = time.monotonic()
+        self.began = self.began or (now, done)
+        seconds, since = now - self.began[0], done - self.began[1]
+        pace = ""
+        if seconds > 0 and since > 0:
+            rate = since / seconds
+            pace = f", {rate:,.0f}/s, {duration((total - done) / rate)} left"
+        self.console.live(bar(done, total, self.what) + pace)
+
+
+def bar(done: int, total: int, what: str = "pictures", width: int = 30) -> str:
     """`[==========                    ]  3,333 of 10,000 pictures`"""
     filled = width * done // total
-    return f"[{'=' * filled}{' ' * (width - filled)}]  {done:,} of {total:,} pictures"
+    return f"[{'=' * filled}{' ' * (width - filled)}]  {done:,} of {total:,} {what}"
 
 
 def duration(seconds: float) -> str:
@@ -61,3 +79,14 @@ def duration(seconds: float) -> str:
     if days < 1:
         return f"{int(hours)}h {int(minutes) % 60:02d}m"
     return f"{int(days)}d {int(hours) % 24:02d}h"
+
+
+def size(count: int) -> str:
+    """`512 bytes`, `49.3 kB`, `1.2 GB`."""
+    if count < 1000:
+        return f"{count} bytes"
+    amount, unit = count / 1000, "kB"
+    for larger in ("MB", "GB", "TB"):
+        if amount >= 999.95:
+            amount, unit = amount / 1000, larger
+    return f"{amount:.1f} {unit}"

@@ -7,8 +7,9 @@ import os
 import secrets
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import IO
 
 from progan.errors import UserError
 
@@ -25,16 +26,24 @@ def atomic(path: Path) -> Iterator[Path]:
     Raises UserError where the disk refuses (full, read-only, no permission); a previous file of that name is then
     intact.
     """
+    try:
+        with replacing(path) as temporary:
+            yield temporary
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise UserError(f"{path} cannot be written: {reason}; nothing that was there before has changed.") from None
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """`atomic` for callers who treat the disk's refusal, an OSError, themselves."""
     temporary = _beside(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
-        _flush(temporary)
+        flush(temporary)
         os.replace(temporary, path)
-        _flush(path.parent)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise UserError(f"{path} cannot be written: {reason}; nothing that was there before has changed.") from None
+        flush(path.parent)
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -74,23 +83,41 @@ def remove_leftovers(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def lock(path: Path, message: str) -> Iterator[None]:
+def lock(path: Path, message: str, wait: Callable[[], None] | None = None) -> Iterator[None]:
     """Hold a file that only one process can hold; the system lets go of it when that process ends, however it ends.
 
-    Raises UserError with the message where another one holds it.
+    Where another one holds it: raises UserError with the message, or calls `wait` until it is free.
     """
-    with path.open("a") as file:
-        try:
-            if sys.platform == "win32":
-                msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-            else:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UserError(message) from None
-        yield
+    while True:
+        with path.open("a") as file:
+            if _locked(file) and _is_there(path, file):
+                yield
+                return
+        if wait is None:
+            raise UserError(message)
+        wait()
 
 
-def _flush(path: Path) -> None:
+def _locked(file: IO[str]) -> bool:
+    """Try to lock an open file."""
+    try:
+        if sys.platform == "win32":
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        else:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def _is_there(path: Path, file: IO[str]) -> bool:
+    """Whether an open file is still the one of this path: its last holder may have removed it."""
+    with contextlib.suppress(FileNotFoundError):
+        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
+    return False
+
+
+def flush(path: Path) -> None:
     """Have the kernel put a file, or a folder's list of names, on the disk."""
     if os.name != "posix":
         return

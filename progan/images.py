@@ -20,6 +20,14 @@ def to_images(pixels: Tensor) -> Tensor:
     return pixels.to(torch.float32) / 127.5 - 1
 
 
+def dequantise(pixels: Tensor, noise: Tensor) -> Tensor:
+    """`to_images` of pixels that are spread evenly over their grey level. noise: uniform in [0, 1), same shape.
+
+    Data that takes 256 values only can be told from a generator's by that; the mean of a level stays where it is.
+    """
+    return (pixels + noise - 0.5) / 127.5 - 1
+
+
 def to_pixels(images: Tensor) -> Tensor:
     """float -1..1 -> uint8 0..255, rounded to the nearest and saturated, same shape."""
     return (images.float() * 127.5 + 127.5).round().clamp(0, 255).to(torch.uint8)

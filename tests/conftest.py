@@ -12,7 +12,8 @@ import torch
 from progan import config as config_module
 from progan.config import Config
 from progan.console import Console
-from progan.data.prepare import prepare_faces
+from progan.data.pictures import Recipe
+from progan.data.prepare import prepare
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -54,7 +55,7 @@ TINY = (
 def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A pyramid of 50 portraits up to 16x16."""
     folder = tmp_path_factory.mktemp("data") / "faces16"
-    prepare_faces(folder, 50, 16, 3, lambda done, total: None)
+    prepare("faces:50", folder, Recipe(16))
     return folder
 
 

@@ -24,7 +24,15 @@ from progan.config import (
 from progan.errors import UserError
 from progan.schedule import Schedule
 
-OVERRIDES = ["data.mirror=false", "growth.max_res=64", "growth.batch.64=6", "training.lr=0.01", "networks.d_pool=after"]
+OVERRIDES = [
+    "data.mirror=false",
+    "data.labels=b,a",
+    "data.balance=true",
+    "growth.max_res=64",
+    "growth.batch.64=6",
+    "training.lr=0.01",
+    "networks.d_pool=after",
+]
 
 # --- there and back ---
 
@@ -129,6 +137,16 @@ def test_a_file_is_a_diff_of_the_defaults(tmp_path):
         ("data.source=a=b", "data.source", "a=b"),
         ('data.source="true"', "data.source", "true"),
         ("data.mirror=false", "data.mirror", False),
+        ("data.balance=true", "data.balance", True),
+        ("data.dequantise=true", "data.dequantise", True),
+        ("data.labels=dress", "data.labels", ("dress",)),
+        ("data.labels=shoes, dress ,", "data.labels", ("dress", "shoes")),
+        ('data.labels=["shoes", "a, b", "shoes"]', "data.labels", ("a, b", "shoes")),
+        ("data.labels=7", "data.labels", ("7",)),
+        ("data.labels=7,03", "data.labels", ("03", "7")),
+        ("data.labels=[7, 3]", "data.labels", ("3", "7")),
+        ("data.labels=", "data.labels", ()),
+        ("data.labels=[]", "data.labels", ()),
         ("training.micro_batch=8", "training.micro_batch", 8),
         ("training.micro_batch=auto", "training.micro_batch", "auto"),
         ("growth.fade_kimg=30", "growth.fade_kimg", 30),
@@ -143,6 +161,47 @@ def test_an_override_sets_one_knob(text, key, value):
     assert flatten(config)[key] == value
     assert type(flatten(config)[key]) is type(value)
     assert set(diff(Config(), config)) <= {key}
+
+
+def test_the_same_classes_in_another_order_are_the_same_configuration():
+    assert load(None, ["data.labels=b,a,b"]) == load(None, ['data.labels=["a", "b"]'])
+    assert binding_diff(load(None, ["data.labels=b,a"]), load(None, ["data.labels=a,c"])) == {
+        "data.labels": (("a", "b"), ("a", "c"))
+    }
+
+
+@pytest.mark.parametrize(
+    ("preset", "flags", "changed"),
+    [
+        ("default", [], {}),
+        ("default", ["--label", "b", "--label", "a, c"], {"data.labels": ("a, c", "b")}),
+        ("default", ["--label", "7", "--max-images", "12"], {"data.labels": ("7",), "data.max_images": 12}),
+        ("default", ["--no-mirror"], {"data.mirror": False}),
+        ("default", ["--mirror", "--set", "data.max_images=3"], {"data.max_images": 3}),
+        ("paper-cifar10", ["--mirror"], {"data.mirror": True}),
+        ("paper-cifar10", [], {}),
+    ],
+)
+def test_the_flags_of_train_choose_the_pictures(preset, flags, changed, monkeypatch):
+    from progan.commands import main
+    from progan.training import loop
+
+    asked = []
+    monkeypatch.setattr(loop, "train", lambda config, *_: asked.append(config) or 0)
+    assert main(["train", "--config", preset, *flags]) == 0
+    assert {key: new for key, (_, new) in diff(load(preset), asked[0]).items()} == changed
+
+
+def test_a_file_keeps_its_choice_of_pictures_where_no_flag_says_otherwise(tmp_path, monkeypatch):
+    from progan.commands import main
+    from progan.training import loop
+
+    asked = []
+    monkeypatch.setattr(loop, "train", lambda config, *_: asked.append(config.data) or 0)
+    (tmp_path / "mine.toml").write_text('[data]\nlabels = ["a"]\nmax_images = 5\nmirror = false\n')
+    for flags in ([], ["--label", "b"]):
+        assert main(["train", "--config", str(tmp_path / "mine.toml"), *flags]) == 0
+    assert [(data.labels, data.max_images, data.mirror) for data in asked] == [(("a",), 5, False), (("b",), 5, False)]
 
 
 def test_an_override_of_one_entry_keeps_the_other_entries():
@@ -209,6 +268,13 @@ def test_only_data_source_micro_batch_and_logging_are_free_on_resume(key):
         ("growth.final_kimg=true", "growth.final_kimg is a number, not True"),
         ("data.mirror=1", "data.mirror is true or false, not 1"),
         ("data.source=3", "data.source is a text, not 3"),
+        ("data.balance=1", "data.balance is true or false, not 1"),
+        ("data.dequantise=no", "data.dequantise is true or false, not 'no'"),
+        ("data.labels=true", "data.labels is a list of texts, not True"),
+        ("data.labels=[1.5]", r"data.labels is a list of texts, not \[1.5\]"),
+        ("data.labels=[[1]]", r"data.labels is a list of texts, not \[\[1\]\]"),
+        ("data.labels.8=x", "data.labels is a list of texts, not {'base': \\(\\), '8': 'x'}"),
+        ('data.labels=["a", ""]', "data.labels names classes, and no name is empty"),
         ("data.source=[1]", r"data.source is a text, not \[1\]"),
         ("networks.d_pool=middle", "networks.d_pool is one of 'before', 'after', not 'middle'"),
         ("loss.gp_norm=2", "loss.gp_norm is one of 'full', 'native', not 2"),

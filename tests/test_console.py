@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from progan import console
-from progan.console import Console, duration
+from progan.console import Console, Meter, duration
 
 
 class Terminal(io.StringIO):
@@ -101,3 +101,14 @@ def test_durations(seconds, text):
 @pytest.mark.parametrize("seconds", [59.5, 59.9, 59.99])
 def test_a_minute_has_sixty_seconds(seconds):
     assert duration(seconds) in ("59s", "1m 00s")
+
+
+def test_a_meter_tells_speed_and_time_left_from_where_it_began(monkeypatch):
+    now = iter([10.0, 12.0])
+    shown = []
+    meter = Meter(type("C", (), {"live": lambda self, text: shown.append(text)})(), "files")
+    monkeypatch.setattr("progan.console.time.monotonic", lambda: next(now))
+    meter(100, 300)  # an earlier run has done these
+    meter(140, 300)
+    assert shown[0].endswith("100 of 300 files")
+    assert shown[1].endswith("140 of 300 files, 20/s, 8s left")

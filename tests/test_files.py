@@ -86,8 +86,8 @@ def test_a_file_in_place_of_the_folder_is_a_users_mistake(tmp_path):
 
 def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
     path, order = tmp_path / "x.txt", []
-    flush, replace = files._flush, os.replace
-    monkeypatch.setattr(files, "_flush", lambda p: (order.append(("flush", p.name)), flush(p)))
+    flush, replace = files.flush, os.replace
+    monkeypatch.setattr(files, "flush", lambda p: (order.append(("flush", p.name)), flush(p)))
     monkeypatch.setattr(os, "replace", lambda a, b: (order.append(("rename", b.name)), replace(a, b)))
     write_text(path, "new")
     assert [what for what, _ in order] == ["flush", "rename", "flush"]

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from progan.images import enlarge, fade_reals, grid, mirror, to_images, to_pixels
+from progan.images import dequantise, enlarge, fade_reals, grid, mirror, to_images, to_pixels
 
 ALL = torch.arange(256, dtype=torch.uint8).reshape(1, 1, 16, 16)
 
@@ -27,6 +27,27 @@ def test_images_span_minus_one_to_one():
 def test_pixels_are_rounded_and_saturate(value, pixel):
     assert to_pixels(torch.tensor([value], dtype=torch.float64)).tolist() == [pixel]
     assert to_pixels(torch.tensor([value], dtype=torch.float32)).tolist() == [pixel]
+
+
+def test_dequantised_pixels_lie_within_half_a_grey_level_of_their_image():
+    for noise, shift in [(0.0, -0.5), (0.5, 0.0), (1 - 2**-24, 0.5)]:
+        image = dequantise(ALL, torch.full(ALL.shape, noise))
+        assert image.dtype == torch.float32
+        torch.testing.assert_close(image, to_images(ALL) + shift / 127.5, rtol=0, atol=1e-6)
+
+
+def test_dequantised_pixels_keep_their_mean_and_fill_their_grey_level():
+    pixels = torch.full((1, 1, 400, 400), 77, dtype=torch.uint8)
+    image = dequantise(pixels, torch.rand(pixels.shape))
+    assert abs((image + 1).mean() * 127.5 - 77) < 0.005  # standard error 0.0007
+    counts = torch.histc((image + 1) * 127.5, 10, 76.5, 77.5)
+    assert counts.sum() == pixels.numel()
+    assert counts.min() > 15_000
+    assert counts.max() < 17_000
+
+
+def test_dequantised_pixels_are_rounded_to_themselves():
+    assert torch.equal(to_pixels(dequantise(ALL, torch.rand(ALL.shape) * 0.998 + 0.001)), ALL)
 
 
 def test_a_mirror_turns_left_and_right_of_the_chosen_pictures_only():

@@ -15,7 +15,8 @@ from progan.version import __version__
 VERBS = {
     "train": "Grow a GAN. The same command again continues the run, exactly.",
     "schedule": "Print the growth plan as a table.",
-    "prepare": "Turn a folder or zip of pictures into a pyramid.",
+    "prepare": "Turn pictures of any kind into a pyramid, and back.",
+    "data": "Look at a pyramid: what is in it, and whether it is whole.",
     "generate": "Write pictures of seeds.",
     "interpolate": "Render a latent walk.",
     "board": "Open TensorBoard on runs.",

@@ -23,6 +23,9 @@ from progan.commands.types import Number
 @click.option("--batch", type=click.IntRange(min=1), metavar="N", help="Images a step, at every resolution.")
 @click.option("--seed", type=click.IntRange(min=0), metavar="N", help="Every random number follows from it.")
 @click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda|mps", help="Where to compute.")
+@click.option("--label", "labels", multiple=True, metavar="NAME", help="Use only this class; may be repeated.")
+@click.option("--max-images", type=click.IntRange(min=1), metavar="N", help="Use the first N pictures only.")
+@click.option("--mirror/--no-mirror", default=None, help="Turn every other real picture left to right, or none.")
 @click.option("-n", "--dry-run", is_flag=True, help="Print the plan and stop; nothing is written.")
 @click.option("--fresh", is_flag=True, help="Start over in a new run directory; the old one stays.")
 def command(
@@ -35,6 +38,9 @@ def command(
     batch: int | None,
     seed: int | None,
     device: str,
+    labels: tuple[str, ...],
+    max_images: int | None,
+    mirror: bool | None,
     dry_run: bool,
     fresh: bool,
 ) -> int:
@@ -49,7 +55,15 @@ def command(
     from progan.devices import pick_device
     from progan.training import loop, plan, rundir
 
-    flags = {"data.source": data, "growth.max_res": max_res, "growth.batch": batch, "training.seed": seed}
+    flags = {
+        "data.source": data,
+        "data.labels": labels or None,
+        "data.max_images": max_images,
+        "data.mirror": mirror,
+        "growth.max_res": max_res,
+        "growth.batch": batch,
+        "training.seed": seed,
+    }
     given = {key: value for key, value in flags.items() if value is not None}
     config = config_module.load(preset, overrides, given)
     folder = out or rundir.default_run(config, preset)

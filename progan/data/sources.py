@@ -1,72 +1,102 @@
-"""Where pictures come from: a folder or a zip file, searched recursively."""
+"""What a user names, opened as the source that it is."""
 
 from __future__ import annotations
 
-import io
+import difflib
+import functools
 import zipfile
-from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import BinaryIO
+from pathlib import Path
 
+from progan.data.archives import folder_source, is_tar, tar_source, zip_source
+from progan.data.arrays import array_source
+from progan.data.pyramid import MANIFEST, pyramid_source
+from progan.data.source import Array, Source
+from progan.data.tfrecords import is_tfrecords, tfrecords_source
+from progan.data.torchvision_sets import NAMES, is_known, torchvision_source
 from progan.errors import UserError
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".jp2", ".tga", ".avif")
-UNDERSTOOD = "a pyramid made by `progan prepare`, a folder of pictures, a .zip of pictures, `faces` or `faces:COUNT`"
+UNDERSTOOD = (
+    "a pyramid made by `progan prepare`; a folder, .zip or .tar of pictures; a StyleGAN zip or folder; official "
+    "TFRecords; a .npy or .npz of uint8 pictures; a torchvision name such as cifar10, mnist, celeba or "
+    "lsun:bedroom_train; or `faces`, `faces:COUNT`"
+)
+
+FACES_BYTES = 500_000_000  # of the built-in set's top level, unless a count is given: a minute or so of drawing
+FACES_AT_ONCE = 64
 
 
-@dataclass(frozen=True)
-class Source:
-    """Pictures by name, in a fixed order; `open(name)` gives the file. `state` changes whenever the pictures may
-    have.
+def open_source(text: str, max_res: int, root: Path, download: bool, scratch: Path) -> Source:
+    """The pictures that a text names: a path, a torchvision name, `faces`.
+
+    max_res: at which `faces` are drawn. root: the folder of torchvision's files. scratch: a folder, made when needed,
+    for what must be unpacked first. Raises UserError where there are no pictures, or the text is something else.
     """
-
-    names: list[str]
-    open: Callable[[str], BinaryIO]
-    state: str
-
-
-def open_source(path: Path) -> Source:
-    """The pictures in a folder or zip file. Raises UserError where there are none, or the path is something else."""
-    if not path.exists():
-        raise UserError(f"{path} does not exist; data is {UNDERSTOOD}.")
-    if (path / "pyramid.json").is_file():
-        raise UserError(f"{path} is a pyramid already; progan train --data takes it as it is.")
-    if (path / "config.toml").is_file() and (path / "checkpoints").is_dir():
-        raise UserError(f"{path} is the directory of a run; data is {UNDERSTOOD}.")
-    if path.is_dir():
-        source = _folder(path)
-    elif zipfile.is_zipfile(path):
-        source = _zip(path)
-    else:
-        raise UserError(f"{path} is neither a folder nor a zip file; data is {UNDERSTOOD}.")
-    if not source.names:
-        raise UserError(f"{path} holds no pictures ({', '.join(SUFFIXES)}).")
+    path = Path(text)
+    if is_faces(text):
+        return faces_source(faces_count(text, max_res), max_res)
+    if is_known(text) and not path.exists():
+        return torchvision_source(text, root, download)
+    source = _open_path(path, scratch)
+    if not source.names and not source.refused:
+        others = f"; it has {source.passed_over:,} other files" if source.passed_over else ""
+        raise UserError(f"{path} holds no pictures{others}.")
     return source
 
 
-def is_picture(name: str) -> bool:
-    """Whether a path below the source names a picture: a known suffix and no hidden part."""
-    parts = PurePosixPath(name).parts
-    hidden = any(part.startswith(".") or part == "__MACOSX" for part in parts)
-    return name.lower().endswith(SUFFIXES) and not hidden
+def _open_path(path: Path, scratch: Path) -> Source:
+    if not path.exists():
+        near = difflib.get_close_matches(str(path), [*NAMES, "faces"], 1)
+        raise UserError(f"{path} does not exist{f' (did you mean {near[0]}?)' if near else ''}; data is {UNDERSTOOD}.")
+    if (path / MANIFEST).is_file():
+        return pyramid_source(path)
+    if (path / "config.toml").is_file() and (path / "checkpoints").is_dir():
+        raise UserError(f"{path} is the directory of a run; data is {UNDERSTOOD}.")
+    if is_tfrecords(path):
+        return tfrecords_source(path)
+    if path.is_dir():
+        return folder_source(path)
+    if path.suffix in (".npy", ".npz"):  # an .npz is a zip too
+        return array_source(path, scratch)
+    if is_tar(path):  # asked first: a tar may end with a zip
+        return tar_source(path, scratch)
+    if path.is_file() and zipfile.is_zipfile(path):  # a pipe would keep us waiting
+        return zip_source(path)
+    raise UserError(f"{path} is not understood; data is {UNDERSTOOD}.")
 
 
-def _folder(path: Path) -> Source:
-    files = {p.relative_to(path).as_posix(): p for p in path.rglob("*") if p.is_file()}
-    names = sorted(name for name in files if is_picture(name))
-    stats = {name: files[name].stat() for name in names}
-    return Source(
-        names, lambda name: files[name].open("rb"), repr([(n, s.st_size, s.st_mtime_ns) for n, s in stats.items()])
-    )
+def is_faces(text: str) -> bool:
+    """Whether a text names the built-in set."""
+    return text == "faces" or text.startswith("faces:")
 
 
-def _zip(path: Path) -> Source:
-    try:
-        archive = zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, OSError) as error:
-        raise UserError(f"{path} is a damaged zip file ({error}).") from None
-    infos = {info.filename: info for info in archive.infolist() if not info.is_dir()}
-    names = sorted(name for name in infos if is_picture(name))
-    state = repr([(name, infos[name].file_size, infos[name].CRC) for name in names])
-    return Source(names, lambda name: io.BytesIO(archive.read(name)), state)
+def faces_source(count: int, resolution: int) -> Source:
+    """The first pictures of the built-in set, drawn when they are read."""
+    names = [f"{n:06d}" for n in range(count)]
+    read = functools.partial(_read_face, resolution)
+    return Source(names, read, f"faces/{resolution}", shuffled=True, parallel=False, top=resolution)
+
+
+def _read_face(resolution: int, name: str) -> Array:
+    step = max(1, min(FACES_AT_ONCE, FACES_AT_ONCE * 128**2 // resolution**2))
+    return _draw_faces(resolution, int(name) // step, step)[int(name) % step]  # type: ignore[no-any-return]
+
+
+@functools.lru_cache(maxsize=1)
+def _draw_faces(resolution: int, block: int, step: int) -> Array:
+    """So many neighbours in one go: [step, 3, R, R] uint8."""
+    import torch
+
+    from progan.data.faces import faces
+
+    pixels, _ = faces(torch.arange(block * step, (block + 1) * step), resolution)
+    return pixels.numpy()
+
+
+def faces_count(text: str, max_res: int) -> int:
+    """`faces:5000` -> 5000; `faces` -> 10,000, or fewer where the top level would exceed FACES_BYTES."""
+    _, colon, count = text.partition(":")
+    if not colon:
+        return min(10_000, FACES_BYTES // (3 * max_res**2))
+    if not (count.isascii() and count.isdigit()) or int(count) < 1:
+        raise UserError(f"{text}: write faces:COUNT with a whole number; data is {UNDERSTOOD}.")
+    return int(count)

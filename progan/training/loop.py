@@ -7,6 +7,7 @@ import contextlib
 import signal
 import time
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -18,11 +19,13 @@ from progan import config as config_module
 from progan import losses, seeds
 from progan.config import Config
 from progan.console import Console, bar
-from progan.data.prepare import open_data
-from progan.data.pyramid import Pyramid, batch_indices
+from progan.data.cache import open_data
+from progan.data.loader import Inputs, Loader, Step, Supply, Take, coming_steps, page_cache_room
+from progan.data.order import Order, order_of
+from progan.data.pyramid import Pyramid
 from progan.devices import describe, usable_bytes
 from progan.errors import RunFailed
-from progan.images import fade_reals, mirror, to_images
+from progan.images import dequantise, fade_reals, mirror, to_images
 from progan.latents import sample_latents
 from progan.schedule import Schedule, SchedulePoint, stage_of
 from progan.training import checkpoint, plan, preflight, rundir
@@ -53,9 +56,21 @@ class Job:
     config: Config
     schedule: Schedule
     data: Pyramid
-    count: int  # pictures in use
+    order: Order
     device: torch.device
     micro_batch: list[int]
+
+    @property
+    def count(self) -> int:
+        """Pictures in use."""
+        return self.order.count
+
+    @cached_property
+    def supply(self) -> Supply:
+        """What the inputs of D steps are made of."""
+        data, training, pin = self.config.data, self.config.training, self.device.type == "cuda"
+        latent_size, room = self.config.networks.latent_size, page_cache_room()
+        return Supply(self.data, self.order, training.seed, latent_size, data.mirror, data.dequantise, pin, room)
 
 
 def train(config: Config, folder: Path, device: torch.device, stop_kimg: float | None, console: Console) -> int:
@@ -90,7 +105,7 @@ def train(config: Config, folder: Path, device: torch.device, stop_kimg: float |
 def _train(job: Job, state: TrainState, folder: Path, log: RunLog, end_nimg: int) -> int:
     """What `train` does once the run is ours: first pictures, trial step, loop, last words."""
     announce(job, state, folder, log)
-    ticks = Ticks(folder, job.config, log, state, job.data, job.count, pace_of(job, state), end_nimg)
+    ticks = Ticks(folder, job.config, log, state, job.data, job.order, pace_of(job, state), end_nimg)
     with Stop() as stop:
         ticks.first_pictures()
         check(job, ticks.pace, log)
@@ -103,26 +118,29 @@ def _train(job: Job, state: TrainState, folder: Path, log: RunLog, end_nimg: int
 
 def run(job: Job, state: TrainState, ticks: Ticks, stop: Stop, end_nimg: int) -> None:
     """The loop."""
-    ticks.begin()
-    while state.cur_nimg < end_nimg and not stop.signal:
-        point, start = job.schedule.at(state.cur_nimg), state.cur_nimg
-        stats, data_wait_sec = iteration(job, state, point)
-        if job.schedule.at(state.cur_nimg).phase != point.phase:
-            state.reset_optimizers()
-        ticks.iteration_done(point, stats, state.cur_nimg - start, data_wait_sec)
+    steps = coming_steps(job.schedule, state.cur_nimg, end_nimg, job.config.training.d_repeats)
+    with Loader(job.supply, steps) as loader:
+        ticks.begin()
+        while state.cur_nimg < end_nimg and not stop.signal:
+            point, start = job.schedule.at(state.cur_nimg), state.cur_nimg
+            stats, data_wait_sec = iteration(job, state, point, loader.take)
+            if job.schedule.at(state.cur_nimg).phase != point.phase:
+                state.reset_optimizers()
+            ticks.iteration_done(point, stats, state.cur_nimg - start, data_wait_sec)
 
 
-def iteration(job: Job, state: TrainState, point: SchedulePoint) -> tuple[Stats, float]:
+def iteration(job: Job, state: TrainState, point: SchedulePoint, take: Take | None = None) -> tuple[Stats, float]:
     """d_repeats D steps on new images, each followed by the average of G, then one G step. -> statistics, seconds
-    waited.
+    waited for inputs. take: where the inputs come from, if they have been read ahead.
     """
-    training = job.config.training
+    training, take = job.config.training, take or job.supply.now
     state.set_rates(point.lr_G, point.lr_D)
     where, stats, waited = where_of(job, point), {}, 0.0
     for _ in range(training.d_repeats):
         start = time.perf_counter()
-        parts = d_parts(job, state.cur_nimg, point, where)
+        inputs = take(Step(state.cur_nimg, point.batch, point.resolution))
         waited += time.perf_counter() - start
+        parts = d_parts(job, inputs, point, where)
         stats = d_step(state.G, state.D, state.opt_D, parts, where, critic_loss(job, point))
         beta = average_beta(training.ema_beta, training.ema_kimg, point.batch)
         update_average(state.G_ema, state.G, beta, point.stage)
@@ -145,20 +163,19 @@ def critic_loss(job: Job, point: SchedulePoint) -> CriticLoss:
     return CriticLoss(knobs.wgan_lambda, knobs.wgan_target, knobs.wgan_epsilon, scale)
 
 
-def d_parts(job: Job, cur_nimg: int, point: SchedulePoint, where: Where) -> list[Part]:
-    """The input of the D step at cur_nimg: a pure function of the seed."""
-    seed, n = job.config.training.seed, point.batch
-    indices = batch_indices(seed, cur_nimg, n, job.count)
-    latents = sample_latents(n, job.config.networks.latent_size, seeds.generator(seed, "latents_D", cur_nimg))
-    mix = torch.rand(n, generator=seeds.generator(seed, "mix", cur_nimg))
-    flips = torch.rand(n, generator=seeds.generator(seed, "mirror", cur_nimg)) < (0.5 if job.config.data.mirror else 0)
+def d_parts(job: Job, inputs: Inputs, point: SchedulePoint, where: Where) -> list[Part]:
+    """A D step's inputs on the device, cut into parts: uint8 crosses the bus, images are made of it there."""
+    inputs = inputs.to(job.device)
+    return [
+        Part(reals(part, where.alpha), part.latents, part.mix)
+        for part in map(inputs.part, split(point.batch, where.group, job.micro_batch[point.phase]))
+    ]
 
-    def part(samples: Tensor) -> Part:
-        pixels = job.data.batch(indices[samples], point.resolution).to(job.device)
-        images = fade_reals(mirror(to_images(pixels), flips[samples].to(job.device)), where.alpha)
-        return Part(images, latents[samples].to(job.device), mix[samples].to(job.device))
 
-    return [part(samples) for samples in split(n, where.group, job.micro_batch[point.phase])]
+def reals(inputs: Inputs, alpha: float | Tensor) -> Tensor:
+    """The real images that D is shown: pixels as images, mirrored, of the sharpness that G can have by now."""
+    images = to_images(inputs.pixels) if inputs.noise is None else dequantise(inputs.pixels, inputs.noise)
+    return fade_reals(images if inputs.flips is None else mirror(images, inputs.flips), alpha)
 
 
 def g_parts(job: Job, cur_nimg: int, point: SchedulePoint, where: Where) -> list[Tensor]:
@@ -178,8 +195,8 @@ def open_job(config: Config, device: torch.device, console: Console) -> Job:
     data = open_data(config.data.source, growth.max_res, channels, console.line, progress)
     schedule = config_module.schedule_of(config)
     micro = plan.micro_batches(config, usable_bytes(device))
-    count = min(data.count, config.data.max_images or data.count)
-    return Job(config, schedule, data, count, device, micro)
+    order = order_of(data.count, data.labels, config.data.max_images, config.data.labels, config.data.balance)
+    return Job(config, schedule, data, order, device, micro)
 
 
 def continue_or_begin(job: Job, folder: Path, console: Console) -> TrainState:
@@ -205,9 +222,17 @@ def announce(job: Job, state: TrainState, folder: Path, log: RunLog) -> None:
     if state.cur_nimg:
         log.line(f"{folder}: goes on at {state.cur_nimg / 1000:.3f} kimg, on {describe(job.device)}")
         return
-    log.line(f"{folder}: {job.count:,} pictures of {job.config.data.source}, on {describe(job.device)}")
+    log.line(f"{folder}: {pictures_in_use(job)}, on {describe(job.device)}")
     for line in plan.describe_plan(job.config, job.device):
         log.line(line)
+
+
+def pictures_in_use(job: Job) -> str:
+    """`3,781 pictures of clothes.zip`, `1,024 of the 3,781 pictures of clothes.zip (only dress, shoes)`."""
+    data, count = job.config.data, f"{job.count:,}"
+    count += f" of the {job.data.count:,}" if job.count < job.data.count else ""
+    remarks = [f"only {', '.join(data.labels)}"] * bool(data.labels) + ["each class equally often"] * data.balance
+    return f"{count} pictures of {data.source}" + (f" ({'; '.join(remarks)})" if remarks else "")
 
 
 def _new_state(job: Job) -> TrainState:

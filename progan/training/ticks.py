@@ -15,6 +15,7 @@ from progan import config as config_module
 from progan import seeds
 from progan.config import Config
 from progan.console import duration
+from progan.data.order import Order
 from progan.data.pyramid import Pyramid
 from progan.devices import memory_gb
 from progan.errors import UserError
@@ -66,7 +67,9 @@ class Tally:
 
 
 class Ticks:
-    """The reporting of one run. Everything is written below `folder`; `data` is shown once a resolution."""
+    """The reporting of one run. Everything is written below `folder`; the first pictures of the data that are in use
+    are shown once a resolution.
+    """
 
     def __init__(
         self,
@@ -75,12 +78,12 @@ class Ticks:
         log: RunLog,
         state: TrainState,
         data: Pyramid,
-        count: int,
+        order: Order,
         pace: Pace,
         end_nimg: int,
     ) -> None:
         self.folder, self.config, self.log, self.state = folder, config, log, state
-        self.data, self.count, self.pace, self.end_nimg = data, count, pace, end_nimg
+        self.data, self.order, self.pace, self.end_nimg = data, order, pace, end_nimg
         self.schedule: Schedule = config_module.schedule_of(config)
         self.columns, rows = grid_shape(config.growth.max_res)
         latent_size = config.networks.latent_size
@@ -172,8 +175,8 @@ class Ticks:
 
     def show_reals(self, resolution: int) -> None:
         """reals-RRRR.png: the first real pictures at a resolution."""
-        indices = torch.arange(len(self.latents)) % self.count
-        sheet = grid(self.data.batch(indices, resolution), self.columns)
+        pictures = self.order.first(len(self.latents))
+        sheet = grid(self.data.batch(pictures, resolution), self.columns)
         full = self.at_full_size(sheet, resolution)
         save_png(self.folder / f"reals-{resolution:04d}.png", full, {"resolution": str(resolution)})
         self.log.picture(f"reals/{resolution:04d}x{resolution:04d}", for_board(full), self.state.cur_nimg)

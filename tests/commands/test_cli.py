@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -84,6 +86,17 @@ def a_pyramid(folder: Path) -> str:
     return str(folder / "pyramid")
 
 
+def a_true_pyramid(folder: Path) -> str:
+    assert main(["prepare", str(folder / "pictures"), str(folder / "true"), "--max-res", "8", "--workers", "0"]) == 0
+    return str(folder / "true")
+
+
+def spoilt(folder: Path) -> str:
+    """The folder of pictures, with one that is none."""
+    a_file(folder / "pictures", "x.png", "no picture")
+    return str(folder / "pictures")
+
+
 def a_zip(folder: Path) -> str:
     """A zip file whose directory is damaged."""
     path = folder / "x.zip"
@@ -101,7 +114,7 @@ MISTAKES: dict[str, tuple[Callable[[Path], list[str]], str]] = {
         "no/such/folder does not exist",
     ),
     "empty folder": (lambda t: ["train", "--data", str(t / "empty"), "--max-res", "8"], "empty holds no pictures"),
-    "no folder": (lambda t: ["train", "--data", a_file(t, "x.txt"), "--max-res", "8"], "neither a folder nor a zip"),
+    "no folder": (lambda t: ["train", "--data", a_file(t, "x.txt"), "--max-res", "8"], "x.txt is not understood"),
     "unknown preset": (lambda t: ["train", "--config", "quikstart"], "did you mean `quickstart`?"),
     "missing file": (lambda t: ["train", "--config", "no.toml"], "no.toml: the file cannot be read"),
     "bad toml": (lambda t: ["train", "--config", a_file(t, "x.toml", "a = = 1")], "not valid TOML"),
@@ -112,7 +125,7 @@ MISTAKES: dict[str, tuple[Callable[[Path], list[str]], str]] = {
     "above 1024": (lambda t: ["train", "--max-res", "2048"], "2048 is not a power of two between 4 and 1024"),
     "above the data": (
         lambda t: ["train", "--data", str(t / "pictures"), "--max-res", "64"],
-        "no picture is left of 3: 3 x smaller than 64x64",
+        "no picture is left: 3 of 3 are skipped: 3 x smaller than 64x64",
     ),
     "unknown device": (lambda t: ["train", "--device", "tpu"], "--device tpu: unknown"),
     "unwritable directory": (
@@ -136,9 +149,37 @@ MISTAKES: dict[str, tuple[Callable[[Path], list[str]], str]] = {
     "a name like a number": (lambda t: ["train", "--data", "2024", "--max-res", "8"], "2024 does not exist"),
     "an endless name": (lambda t: ["train", *tiny(t), "--out", "x" * 300], "File name too long"),
     "a run as data": (lambda t: ["train", "--data", a_run(t), "--max-res", "8"], "is the directory of a run"),
-    "a pyramid to prepare": (
+    "a damaged pyramid": (
         lambda t: ["prepare", a_pyramid(t), str(t / "again"), "--max-res", "8"],
-        "is a pyramid already",
+        "prepare the data again",
+    ),
+    "pictures of any size": (
+        lambda t: ["prepare", str(t / "pictures"), str(t / "again")],
+        "pictures of any size: say --max-res R",
+    ),
+    "an unknown crop": (
+        lambda t: ["prepare", str(t / "pictures"), str(t / "again"), "--max-res", "8", "--crop", "middle"],
+        "middle",
+    ),
+    "an unknown colour": (
+        lambda t: ["prepare", str(t / "pictures"), str(t / "again"), "--max-res", "8", "--background", "whitish"],
+        "whitish",
+    ),
+    "no files of torchvision": (
+        lambda t: ["prepare", "mnist", str(t / "again"), "--max-res", "8", "--root", str(t)],
+        "--download",
+    ),
+    "no pyramid to write back": (
+        lambda t: ["prepare", str(t / "pictures"), str(t / "x.zip"), "--to", "zip"],
+        "--to zip writes a pyramid back",
+    ),
+    "a level that is not there": (
+        lambda t: ["prepare", a_true_pyramid(t), str(t / "x.zip"), "--to", "zip", "--max-res", "64"],
+        "--max-res 64",
+    ),
+    "no picture to spare": (
+        lambda t: ["prepare", spoilt(t), str(t / "again"), "--max-res", "8", "--strict"],
+        "--strict takes no such picture",
     ),
     "a damaged zip": (lambda t: ["prepare", a_zip(t), str(t / "again"), "--max-res", "8"], "damaged zip"),
     "no such runs": (lambda t: ["board", str(t / "nothing")], "is no folder"),
@@ -215,7 +256,6 @@ def test_dry_run_prints_the_plan_and_writes_nothing(
 
 
 def test_schedule_prints_points_and_json(capsys: pytest.CaptureFixture[str]) -> None:
-    import json
 
     assert main(["schedule", "--at", "900", "--json"]) == 0
     point = json.loads(capsys.readouterr().out)
@@ -230,7 +270,58 @@ def test_schedule_prints_points_and_json(capsys: pytest.CaptureFixture[str]) -> 
 def test_prepare_makes_a_pyramid(tmp_path: Path, pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
     a_file(pictures, "broken.png", "no picture")
     assert main(["prepare", str(pictures), str(tmp_path / "pyramid"), "--max-res", "16"]) == 0
-    assert "3 pictures at 4x4 to 16x16, 1 skipped" in capsys.readouterr().out
+    assert capsys.readouterr().out.splitlines() == [
+        f"{tmp_path / 'pyramid'}: 3 pictures at 4x4 to 16x16, 1 skipped",
+        "  1 x unreadable: not an image that is understood",
+    ]
+
+
+def test_an_interrupted_preparation_says_how_to_go_on(
+    tmp_path: Path, pictures: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(self: object, done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    command = ["prepare", str(pictures), str(tmp_path / "pyramid"), "--max-res", "16", "--workers", "0"]
+    with monkeypatch.context() as patch:
+        patch.setattr("progan.console.Meter.__call__", interrupt)
+        assert main(command) == 130
+    assert "pyramid is not complete; the same command goes on where this one stopped." in capsys.readouterr().out
+    assert main(command) == 0
+
+
+def test_prepare_passes_every_option_on(tmp_path: Path) -> None:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for i in range(4):
+        Image.new("LA", (8, 6), (50, 0)).save(folder / f"{i}.png")
+    options = "--max-res 16 --channels 1 --crop pad --filter box --background black --upscale --max-images 3"
+    command = ["prepare", str(folder), str(tmp_path / "pyramid"), *options.split(), "--workers", "0", "--strict"]
+    assert main(command) == 0
+    about = json.loads((tmp_path / "pyramid" / "pyramid.json").read_text())
+    assert about["recipe"] == {"crop": "pad", "filter": "box", "background": "black", "upscale": True}
+    assert (about["count"], about["channels"], about["resolutions"]) == (3, 1, [4, 8, 16])
+    assert np.load(tmp_path / "pyramid" / "0016x0016.npy").max() == 0
+    assert main(["prepare", str(folder), str(tmp_path / "none"), "--max-res", "16", "--allow-skips"]) == 2
+
+
+@pytest.mark.parametrize(("kind", "name"), [("zip", "back.zip"), ("tfrecords", "records")])
+def test_a_pyramid_goes_there_and_back(
+    tmp_path: Path, pictures: Path, capsys: pytest.CaptureFixture[str], kind: str, name: str
+) -> None:
+    pyramid = a_true_pyramid(tmp_path)
+    assert main(["prepare", pyramid, str(tmp_path / name), "--to", kind]) == 0
+    assert f"3 pictures at 8x8, as {kind}" in capsys.readouterr().out
+    assert main(["prepare", str(tmp_path / name), str(tmp_path / "again"), "--max-res", "8"]) == 0
+    a, b = (json.loads((Path(p) / "pyramid.json").read_text()) for p in (pyramid, tmp_path / "again"))
+    assert a["hashes"] == b["hashes"]
+
+
+def test_a_grey_pyramid_stays_grey(tmp_path: Path, pictures: Path) -> None:
+    first, second = str(tmp_path / "a"), str(tmp_path / "b")
+    assert main(["prepare", str(pictures), first, "--max-res", "16", "--channels", "1", "--workers", "0"]) == 0
+    assert main(["prepare", first, second, "--max-res", "8"]) == 0
+    assert json.loads((tmp_path / "b" / "pyramid.json").read_text())["channels"] == 1
 
 
 def test_a_failed_run_exits_with_1(

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from progan.data.prepare import halvings
-from progan.data.pyramid import MANIFEST, batch_indices, level_name, open_pyramid
+from progan.data.pyramid import MANIFEST, fingerprint, hash_file, level_name, open_pyramid, pyramid_source
 from progan.errors import UserError
 
 COUNT, RESOLUTIONS = 5, (4, 8, 16)
@@ -20,11 +19,13 @@ def folder(tmp_path):
         pixels = np.broadcast_to(10 * np.arange(COUNT)[:, None, None, None] + level, (COUNT, 1, r, r))
         np.save(tmp_path / level_name(r), pixels.astype(np.uint8))
     manifest = {
-        "version": 1,
+        "version": 2,
         "count": COUNT,
         "channels": 1,
         "resolutions": list(RESOLUTIONS),
+        "labels": None,
         "fingerprint": "abc",
+        "hashes": {},
     }
     (tmp_path / MANIFEST).write_text(json.dumps(manifest))
     return tmp_path
@@ -62,18 +63,18 @@ def test_a_folder_without_a_manifest_is_none(tmp_path):
             open_pyramid(path)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "3", '{"version": 1}', '{"version": 1, "count": 5}'])
+@pytest.mark.parametrize("text", ["", "{", "[]", "3", '{"version": 2}', '{"version": 2, "count": 5}'])
 def test_a_damaged_manifest_is_a_users_mistake(folder, text):
     (folder / MANIFEST).write_text(text)
     with pytest.raises(UserError):
         open_pyramid(folder)
 
 
-@pytest.mark.parametrize("version", [0, 2, None])
+@pytest.mark.parametrize("version", [0, 1, 3, None])
 def test_another_format_is_named(folder, version):
     manifest = json.loads((folder / MANIFEST).read_text()) | {"version": version}
     (folder / MANIFEST).write_text(json.dumps(manifest))
-    with pytest.raises(UserError, match=f"has the pyramid format {version}; this progan reads 1"):
+    with pytest.raises(UserError, match=f"has the pyramid format {version}; this progan reads 2"):
         open_pyramid(folder)
 
 
@@ -101,72 +102,56 @@ def test_a_level_of_another_shape_or_type_is_named(folder, level):
         open_pyramid(folder)
 
 
-# --- levels ---
+# --- labels and hashes ---
 
 
-def _box(picture: np.ndarray, factor: int) -> np.ndarray:
-    c, h, w = picture.shape
-    return picture.astype(np.float64).reshape(c, h // factor, factor, w // factor, factor).mean((2, 4))
+def _with_labels(folder, values, names):
+    np.save(folder / "labels.npy", values)
+    about = {"names": names, "size": len(names) or values.shape[1]}
+    manifest = json.loads((folder / MANIFEST).read_text()) | {"labels": about}
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+    return open_pyramid(folder)
 
 
-@pytest.mark.parametrize("channels", [1, 3])
-def test_each_level_is_the_rounded_box_filter_of_the_unrounded_level_above(channels):
-    picture = torch.randint(0, 256, (channels, 32, 32), dtype=torch.uint8).numpy()
-    levels = list(halvings(picture))
-    assert [level.shape for level in levels] == [(channels, r, r) for r in (32, 16, 8, 4)]
-    assert all(level.dtype == np.uint8 for level in levels)
-    for k, level in enumerate(levels):
-        assert np.array_equal(level, np.rint(_box(picture, 2**k)).astype(np.uint8)), k
+def test_classes_and_vectors_are_read_as_they_were_written(folder):
+    classes = _with_labels(folder, np.array([0, 1, 1, 0, 2]), ["a", "b", "c"]).labels
+    assert (classes.values.tolist(), classes.names) == ([0, 1, 1, 0, 2], ("a", "b", "c"))
+    vectors = _with_labels(folder, np.eye(5, 7, dtype=np.float32), []).labels
+    assert (vectors.values.shape, vectors.names) == ((5, 7), ())
 
 
-def test_rounding_in_between_would_show():
-    """2x2 means of 0.25, 0.25, 0.75 and 1 make 0.5625 -> 1; rounded first they are 0, 0, 1, 1 and make 0.5 -> 0."""
-    picture = np.zeros((1, 16, 16), np.uint8)
-    for y, x in [(0, 0), (0, 2), (2, 0), (2, 1), (3, 0), (2, 2), (2, 3), (3, 2), (3, 3)]:
-        picture[0, y::4, x::4] = 1
-    _, half, quarter = halvings(picture)
-    assert half[0, :2, :2].tolist() == [[0, 0], [1, 1]]
-    assert np.unique(quarter).tolist() == [1]
-    assert np.unique(np.rint(_box(half, 2))).tolist() == [0]
+@pytest.mark.parametrize(
+    ("values", "names"),
+    [(np.zeros(4, np.int64), ["a"]), (np.zeros(5, np.int32), ["a"]), (np.zeros((5, 2), np.float64), [])],
+)
+def test_labels_of_another_shape_or_type_are_named(folder, values, names):
+    with pytest.raises(UserError, match=r"labels.npy holds .*, which does not fit"):
+        _with_labels(folder, values, names)
 
 
-def test_a_4x4_picture_is_its_own_pyramid():
-    picture = torch.randint(0, 256, (3, 4, 4), dtype=torch.uint8).numpy()
-    (level,) = halvings(picture)
-    assert np.array_equal(level, picture)
+def test_a_hash_is_of_every_byte(tmp_path):
+    path = tmp_path / "x"
+    path.write_bytes(bytes(range(256)) * 5000)
+    whole = hash_file(path)
+    assert len(whole) == 32
+    for place in (0, 640_000, -1):
+        data = bytearray(bytes(range(256)) * 5000)
+        data[place] ^= 1
+        path.write_bytes(data)
+        assert hash_file(path) != whole
 
 
-# --- order ---
+def test_the_fingerprint_is_of_the_top_level_and_the_labels():
+    hashes = {"0004x0004.npy": "a", "0008x0008.npy": "b", "labels.npy": "c"}
+    first = fingerprint(hashes, 8)
+    assert fingerprint(hashes | {"0004x0004.npy": "x"}, 8) == first
+    assert fingerprint(hashes | {"0008x0008.npy": "x"}, 8) != first
+    assert fingerprint(hashes | {"labels.npy": "x"}, 8) != first
 
 
-@pytest.mark.parametrize(("count", "batch"), [(50, 8), (50, 50), (7, 16), (64, 16), (10, 3), (1, 4)])
-def test_each_epoch_shows_every_picture_once_across_batches(count, batch):
-    epochs = 6
-    steps = -(-epochs * count // batch)
-    shown = torch.cat([batch_indices(0, n * batch, batch, count) for n in range(steps)])
-    assert len(shown) >= epochs * count
-    for epoch in range(epochs):
-        assert sorted(shown[epoch * count : (epoch + 1) * count].tolist()) == list(range(count))
-
-
-def test_the_order_is_a_function_of_seed_and_position_whatever_the_batch():
-    whole = batch_indices(3, 0, 200, 30)
-    for start, batch in [(0, 8), (8, 16), (25, 10), (29, 2), (120, 80)]:
-        assert torch.equal(batch_indices(3, start, batch, 30), whole[start : start + batch])
-    before = torch.get_rng_state()
-    assert torch.equal(batch_indices(3, 0, 200, 30), whole)
-    assert torch.equal(torch.get_rng_state(), before)
-
-
-def test_every_epoch_and_every_seed_has_its_own_order():
-    orders = {tuple(batch_indices(seed, 40 * epoch, 40, 40).tolist()) for seed in range(4) for epoch in range(5)}
-    assert len(orders) == 20
-    assert tuple(range(40)) not in orders
-
-
-def test_a_batch_may_be_moved_about_without_harm():
-    """The permutation is kept between calls; nobody may change it."""
-    first = batch_indices(0, 0, 10, 10)
-    wanted = first.clone()
-    first.fill_(-1)
-    assert torch.equal(batch_indices(0, 0, 10, 10), wanted)
+def test_a_pyramid_is_a_source_of_ready_levels_in_its_order(folder):
+    source = pyramid_source(folder)
+    assert (len(source.names), source.shuffled, source.top) == (COUNT, True, 16)
+    levels = source.read(source.names[3])
+    assert [level.shape for level in levels] == [(1, 16, 16), (1, 8, 8), (1, 4, 4)]
+    assert [int(level[0, 0, 0]) for level in levels] == [32, 31, 30]

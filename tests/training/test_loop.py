@@ -6,21 +6,44 @@ import json
 import os
 import shutil
 import signal
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from progan import config as config_module
 from progan.config import Config
 from progan.console import Console
+from progan.data.loader import Step, Supply, Take
+from progan.data.order import batch_indices
+from progan.data.pyramid import LABELS, MANIFEST, level_name
 from progan.errors import RunFailed, UserError
 from progan.training import checkpoint, loop
 
 CPU = torch.device("cpu")
 Tiny = Callable[..., Config]
+
+
+def changed_pyramid(pyramid: Path, folder: Path, **about: Any) -> Path:
+    """A copy whose manifest says something else."""
+    shutil.copytree(pyramid, folder)
+    manifest = json.loads((folder / MANIFEST).read_text()) | about
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+    return folder
+
+
+@pytest.fixture
+def labelled(tiny_data: Path, tmp_path: Path) -> Path:
+    """The tiny data in three classes: 5 round, 15 long, 30 oval."""
+    names = ["round", "long", "oval"]
+    folder = changed_pyramid(tiny_data, tmp_path / "labelled", labels={"names": names, "size": 3})
+    np.save(folder / LABELS, np.repeat(np.arange(3), [5, 15, 30])[np.random.default_rng(0).permutation(50)])
+    return folder
 
 
 def final_state(folder: Path) -> dict[str, Any]:
@@ -145,10 +168,10 @@ def test_a_run_of_other_settings_is_refused_with_the_fields(reference: Path, tin
         loop.train(tiny("training.lr=0.5"), reference, CPU, None, quiet)
 
 
-def test_a_run_on_other_data_is_refused(reference: Path, tiny: Tiny, tmp_path: Path, quiet: Console) -> None:
-    from progan.data.prepare import prepare_faces
-
-    prepare_faces(tmp_path / "other", 20, 16, 3, lambda done, total: None)
+def test_a_run_on_other_data_is_refused(
+    reference: Path, tiny: Tiny, tiny_data: Path, tmp_path: Path, quiet: Console
+) -> None:
+    changed_pyramid(tiny_data, tmp_path / "other", fingerprint="another")
     with pytest.raises(UserError, match="other data"):
         loop.train(tiny(f"data.source={tmp_path / 'other'}"), reference, CPU, None, quiet)
 
@@ -297,13 +320,142 @@ def test_the_average_takes_g_from_before_its_update(tiny: Tiny, quiet: Console) 
 
 
 def test_d_is_shown_real_images_that_fade_too(tiny: Tiny, quiet: Console) -> None:
-    from progan.data.pyramid import batch_indices
     from progan.images import fade_reals, to_images
 
     job = loop.open_job(tiny("data.mirror=false"), CPU, quiet)
     point = job.schedule.at(200)
     assert (point.resolution, point.alpha) == (8, 0.25)
-    (part,) = loop.d_parts(job, 200, point, loop.where_of(job, point))
+    (part,) = loop.d_parts(job, job.supply.now(Step(200, 8, 8)), point, loop.where_of(job, point))
     plain = to_images(job.data.batch(batch_indices(1000, 200, 8, 50), 8))
     torch.testing.assert_close(part.reals, fade_reals(plain, 0.25), rtol=0, atol=0)
     assert (part.reals - plain).abs().max() > 0.01
+
+
+# --- inputs that are read ahead ---
+
+
+class NoLoader:
+    """In place of the loader: every step reads its own inputs when it needs them."""
+
+    def __init__(self, supply: Supply, _steps: object) -> None:
+        self.take: Take = supply.now
+
+    def __enter__(self) -> NoLoader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+
+KNOBS = {
+    "plain": (),
+    "d_repeats": ("training.d_repeats=3",),
+    "micro-batches": ("training.micro_batch=4", "data.dequantise=true"),
+    "balanced": ("data.balance=true", "data.labels=long,round", "data.max_images=14"),
+}
+
+
+@pytest.mark.parametrize("knobs", KNOBS)
+def test_reading_ahead_changes_nothing(
+    knobs: str, tiny: Tiny, labelled: Path, tmp_path: Path, quiet: Console, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ahead and stopped in mid-fade and gone on with; ahead and from the disk; and not ahead: one result."""
+    config = tiny(f"data.source={labelled}", "growth.stable_kimg=0.08", "growth.fade_kimg=0.08", *KNOBS[knobs])
+    folders = [tmp_path / name for name in ("ahead", "disk", "not")]
+    for kimg in (0.12, 0.128, 0.36):  # of 0.32 the last fade ends
+        assert loop.train(config, folders[0], CPU, kimg, quiet) == 0
+    monkeypatch.setattr(loop, "page_cache_room", lambda: 0.0)
+    assert loop.train(config, folders[1], CPU, 0.36, quiet) == 0
+    monkeypatch.undo()
+    monkeypatch.setattr(loop, "Loader", NoLoader)
+    assert loop.train(config, folders[2], CPU, 0.36, quiet) == 0
+    for folder in folders[1:]:
+        assert_same(final_state(folders[0]), final_state(folder))
+
+
+def test_data_that_vanishes_ends_the_run_with_a_sentence(
+    tiny: Tiny, tiny_data: Path, tmp_path: Path, quiet: Console, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(tiny_data, tmp_path / "data")
+    config = tiny(f"data.source={tmp_path / 'data'}")
+    run, original = tmp_path / "run", loop.iteration
+
+    def iteration(job: Any, state: Any, *more: Any) -> Any:
+        (tmp_path / "data" / level_name(8)).unlink(missing_ok=True)
+        return original(job, state, *more)
+
+    monkeypatch.setattr(loop, "page_cache_room", lambda: 0.0)
+    loop.train(config, run, CPU, 0.08, quiet)
+    monkeypatch.setattr(loop, "iteration", iteration)
+    threads = threading.active_count()
+    with pytest.raises(RunFailed, match=r"at 0\.168 kimg: .*0008x0008\.npy cannot be read any more .*000000160\.pt"):
+        loop.train(config, run, CPU, None, quiet)
+    assert threading.active_count() == threads
+
+
+def test_the_wait_for_data_is_measured(tiny: Tiny, quiet: Console, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The time until the inputs are there, for every D step of an iteration, and not that of making images of them."""
+    job = loop.open_job(tiny("training.d_repeats=3"), CPU, quiet)
+    state, original = loop._new_state(job), loop.d_parts
+
+    def after(seconds: float, work: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda *arguments: (time.sleep(seconds), work(*arguments))[1]
+
+    monkeypatch.setattr(loop, "d_parts", after(0.2, original))
+    start = time.perf_counter()
+    _, waited = loop.iteration(job, state, job.schedule.at(0), after(0.1, job.supply.now))
+    assert 0.3 <= waited <= time.perf_counter() - start - 0.6
+
+
+def test_dequantised_pictures_are_what_d_is_shown(tiny: Tiny, quiet: Console) -> None:
+    """Noise of one grey level, before the mirror and the fade."""
+    from progan.images import dequantise, mirror
+
+    job = loop.open_job(tiny("data.dequantise=true"), CPU, quiet)
+    point, inputs = job.schedule.at(0), job.supply.now(Step(0, 8, 4))
+    (part,) = loop.d_parts(job, inputs, point, loop.where_of(job, point))
+    plain = job.data.batch(batch_indices(1000, 0, 8, 50), 4)
+    assert inputs.noise is not None
+    assert inputs.flips is not None
+    assert torch.equal(part.reals, mirror(dequantise(plain, inputs.noise), inputs.flips))
+    grey = mirror((part.reals + 1) * 127.5 - plain, torch.zeros(8, dtype=torch.bool))
+    assert grey[~inputs.flips].abs().max() <= 0.5001
+
+
+def test_micro_batches_show_the_same_pictures(tiny: Tiny, quiet: Console) -> None:
+    def samples(micro_batch: int) -> dict[tuple[float, ...], torch.Tensor]:
+        job = loop.open_job(tiny(f"training.micro_batch={micro_batch}", "data.dequantise=true"), CPU, quiet)
+        point = job.schedule.at(0)
+        parts = loop.d_parts(job, job.supply.now(Step(0, 8, 4)), point, loop.where_of(job, point))
+        assert len(parts) == 8 // micro_batch
+        return {tuple(z.tolist()): x for part in parts for z, x in zip(part.latents, part.reals)}
+
+    whole, cut = samples(8), samples(4)
+    assert whole.keys() == cut.keys()
+    assert all(torch.equal(whole[z], cut[z]) for z in whole)
+
+
+def test_a_run_says_which_pictures_it_uses(tiny: Tiny, labelled: Path, tiny_data: Path, quiet: Console) -> None:
+    def said(*overrides: str) -> str:
+        return loop.pictures_in_use(loop.open_job(tiny(*overrides), CPU, quiet))
+
+    assert said() == f"50 pictures of {tiny_data}"
+    assert said("data.max_images=7") == f"7 of the 50 pictures of {tiny_data}"
+    there = f"data.source={labelled}"
+    assert said(there, "data.labels=round,long") == f"20 of the 50 pictures of {labelled} (only long, round)"
+    assert said(there, "data.balance=true") == f"50 pictures of {labelled} (each class equally often)"
+    both = said(there, "data.labels=round", "data.balance=true", "data.max_images=3")
+    assert both == f"3 of the 50 pictures of {labelled} (only round; each class equally often)"
+
+
+def test_classes_of_data_without_any_are_refused_before_anything_is_written(
+    tiny: Tiny, labelled: Path, tmp_path: Path, quiet: Console
+) -> None:
+    for config, message in [
+        (tiny("data.labels=round"), "data.labels asks for classes, but the data has no labels"),
+        (tiny("data.balance=true"), "data.balance asks for classes, but the data has no labels"),
+        (tiny(f"data.source={labelled}", "data.labels=ovall"), "no class `ovall`; did you mean `oval`"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            loop.train(config, tmp_path / "run", CPU, None, quiet)
+    assert not (tmp_path / "run").exists()

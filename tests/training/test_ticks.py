@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from progan import config as config_module
 from progan.console import Console
+from progan.data.pyramid import LABELS, MANIFEST, open_pyramid
 from progan.exchange.snapshots import load_generator, load_snapshot, snapshots
+from progan.images import enlarge, grid
 from progan.training import checkpoint, loop
 from progan.training.ticks import for_board, grid_shape
 from tests.conftest import TINY
@@ -110,7 +114,7 @@ def test_pictures_say_what_they_are(run: Path) -> None:
 
 def test_the_pictures_are_those_of_the_averaged_generator(run: Path) -> None:
     from progan import seeds
-    from progan.images import enlarge, grid, to_pixels
+    from progan.images import to_pixels
     from progan.latents import sample_latents
 
     latents = sample_latents(64, 8, seeds.generator(1000, "fixed"))
@@ -132,6 +136,20 @@ def test_a_snapshot_in_mid_fade_knows_its_alpha(run: Path) -> None:
 def test_the_last_checkpoints_and_every_third_tick_stay(run: Path) -> None:
     kept = [int(p.stem.split("-")[1]) for p in checkpoint.listed(run / "checkpoints")]
     assert kept == [3000, 6000, 9000, 10_000]
+
+
+def test_the_real_pictures_shown_are_those_in_use(tiny_data: Path, tmp_path: Path) -> None:
+    """Three of one class, over and over."""
+    shutil.copytree(tiny_data, tmp_path / "data")
+    manifest = json.loads((tmp_path / "data" / MANIFEST).read_text()) | {"labels": {"names": ["a", "b"], "size": 2}}
+    (tmp_path / "data" / MANIFEST).write_text(json.dumps(manifest))
+    np.save(tmp_path / "data" / LABELS, np.arange(50, dtype=np.int64) % 2)
+    knobs = [*TINY, f"data.source={tmp_path / 'data'}", "data.labels=b", "data.max_images=3"]
+    loop.train(config_module.load(None, knobs), tmp_path / "run", torch.device("cpu"), 0.008, Console(io.StringIO()))
+    with Image.open(tmp_path / "run" / "reals-0004.png") as image:
+        shown = torch.from_numpy(np.array(image).transpose(2, 0, 1))
+    pixels = open_pyramid(tmp_path / "data").batch(torch.tensor([1, 3, 5]), 4)
+    assert torch.equal(shown, enlarge(grid(pixels[torch.arange(64) % 3], 8), 16))
 
 
 @pytest.mark.parametrize(
