@@ -51,7 +51,7 @@ def main() -> None:
     parser.add_argument("sources", nargs="+", metavar="PATH:MAX_RES[:OPTIONS]")
     parser.add_argument("--workers", default="1,2", type=lambda text: [int(part) for part in text.split(",")])
     options = parser.parse_args()
-    heads = ["source", "in", "out", "skipped", *(f"{count} worker{'s' * (count > 1)}" for count in options.workers)]
+    heads = ["source", "in", "out", "skipped", *(f"{count} worker{'s' * (count != 1)}" for count in options.workers)]
     print(f"| {' | '.join(heads)} |\n|{'---|' * len(heads)}", flush=True)
     for what in options.sources:
         print(row(what, options.workers), flush=True)
