@@ -42,12 +42,12 @@ from progan.data.loader import Inputs, Loader, Step, Supply, Take, coming_steps
 from progan.data.pyramid import MANIFEST, VERSION, Pyramid, level_name, open_pyramid
 from progan.devices import describe, pick_device
 from progan.images import to_frame
-from progan.schedule import Phase
+from progan.schedule import Phase, Schedule, SchedulePoint
 from progan.training import loop
 from progan.training.state import TrainState, new_state
 
 Row = dict[str, Any]
-JPEGS = 200
+JPEGS, ENDLESS = 200, 2**62
 LONG = ("growth.stable_kimg=100000", "growth.fade_kimg=1000", "growth.final_kimg=100000")  # no phase ends meanwhile
 
 
@@ -71,12 +71,11 @@ def first_nimg(job: loop.Job, phase: Phase) -> int:
 # ---- what is measured
 
 
-def loader_alone(supply: Supply, steps: Iterator[Step], seconds: float) -> float:
+def loader_alone(supply: Supply, schedule: Schedule, start_nimg: int, seconds: float) -> float:
     """Images a second."""
     images, start = 0, time.perf_counter()
-    ahead, taken = itertools.tee(steps)
-    with Loader(supply, ahead) as loader:
-        for step in taken:
+    with Loader(supply, coming_steps(schedule, start_nimg, ENDLESS, 1)) as loader:
+        for step in coming_steps(schedule, start_nimg, ENDLESS, 1):
             images += len(loader.take(step).pixels)
             if time.perf_counter() - start > seconds:
                 break
@@ -87,11 +86,16 @@ def iterations(job: loop.Job, state: TrainState, start_nimg: int, take: Take, se
     """(images a second, share of the time that was waiting) of training from start_nimg."""
     state.cur_nimg, waited, start = start_nimg, 0.0, time.perf_counter()
     while time.perf_counter() - start < seconds:
-        waited += loop.iteration(job, state, job.schedule.at(state.cur_nimg), take)[1]
+        waited += loop.iteration(job, state, still(job, state.cur_nimg), take)[1]
     if job.device.type == "cuda":
         torch.cuda.synchronize(job.device)
     elapsed = time.perf_counter() - start
     return (state.cur_nimg - start_nimg) / elapsed, waited / elapsed
+
+
+def still(job: loop.Job, cur_nimg: int) -> SchedulePoint:
+    """A point of the schedule at which nothing is learnt: hours on one batch would end in numbers that are none."""
+    return dataclasses.replace(job.schedule.at(cur_nimg), lr_G=0.0, lr_D=0.0)
 
 
 def steps_alone(job: loop.Job, state: TrainState, phase: Phase, seconds: float) -> float:
@@ -108,7 +112,7 @@ def steps_alone(job: loop.Job, state: TrainState, phase: Phase, seconds: float) 
 def in_training(job: loop.Job, state: TrainState, phase: Phase, seconds: float) -> tuple[float, float]:
     """(images a second, waiting share) with the loader, from the second iteration on, as in a run's middle."""
     start = first_nimg(job, phase)
-    steps = coming_steps(job.schedule, start, 2**62, job.config.training.d_repeats)
+    steps = coming_steps(job.schedule, start, ENDLESS, job.config.training.d_repeats)
     with Loader(job.supply, steps) as loader:
         state.cur_nimg = start
         loop.iteration(job, state, job.schedule.at(start), loader.take)
@@ -144,7 +148,7 @@ def measured(job: loop.Job, phase: Phase, jpegs: Path, rounds: int, seconds: flo
     state, found = state_of(job), list[tuple[float, ...]]()
     start = first_nimg(job, phase)
     contestants: list[Callable[[], tuple[float, ...]]] = [
-        lambda: (loader_alone(job.supply, coming_steps(job.schedule, start, 2**62, 1), seconds / 2),),
+        lambda: (loader_alone(job.supply, job.schedule, start, seconds / 2),),
         lambda: (steps_alone(job, state, phase, seconds),),
         lambda: in_training(job, state, phase, seconds),
         lambda: (jpegs_alone(jpegs, phase.resolution, seconds / 2),),
@@ -226,9 +230,8 @@ def inside(options: argparse.Namespace) -> list[Row]:
     for n in range(options.rounds):
         for way, supply in ways.items():
             begin = first_nimg(job, phase) + (1 + n) * phase.batch * 10_000  # pictures that nobody has read
-            steps = coming_steps(job.schedule, begin, 2**62, 1)
-            alone = loader_alone(supply, steps, 2 * options.seconds)
-            steps = coming_steps(job.schedule, begin + 5000 * phase.batch, 2**62, 1)
+            alone = loader_alone(supply, job.schedule, begin, 2 * options.seconds)
+            steps = coming_steps(job.schedule, begin + 5000 * phase.batch, ENDLESS, 1)
             with Loader(supply, steps) as loader:
                 training = iterations(job, state, begin + 5000 * phase.batch, loader.take, 2 * options.seconds)
             found[way].append((alone, *training))
@@ -279,6 +282,11 @@ def limited(options: argparse.Namespace) -> list[Row]:
     return rows
 
 
+def command_line() -> str:
+    """What was called, without where things lie."""
+    return " ".join(Path(part).name if "/" in part else part for part in sys.argv)
+
+
 def main() -> None:
     options = parsed()
     if options.inside:
@@ -289,7 +297,7 @@ def main() -> None:
         write_jpegs(job.data, Path(jpegs))
         rows = [measured(job, phase, Path(jpegs), options.rounds, options.seconds) for phase in stable_phases(job)]
     result = {
-        "date": datetime.date.today().isoformat(), "command": sys.argv, "device": describe(job.device),
+        "date": datetime.date.today().isoformat(), "command": command_line(), "device": describe(job.device),
         "cores": os.cpu_count(), "python": platform.python_version(), "torch": torch.__version__, "rows": rows,
     }  # fmt: skip
     print(table(rows))

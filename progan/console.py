@@ -90,3 +90,8 @@ def size(count: int) -> str:
         if amount >= 999.95:
             amount, unit = amount / 1000, larger
     return f"{amount:.1f} {unit}"
+
+
+def plain(text: str) -> str:
+    """Text from data, without what a terminal would obey."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)

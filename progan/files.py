@@ -57,14 +57,17 @@ def write_text(path: Path, text: str) -> None:
 
 @contextlib.contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """Yield a temporary folder beside `path`; on success rename it into place, else remove it. `path` must not
-    exist.
+    """Yield a temporary folder beside `path`; on success flush its files and rename it into place, else remove it.
+    `path` must not exist.
     """
     temporary = _beside(path)
     try:
         temporary.mkdir(parents=True)
         yield temporary
+        for file in temporary.iterdir():
+            flush(file)
         os.replace(temporary, path)
+        flush(path.parent)
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror or error}.") from None
     finally:

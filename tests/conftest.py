@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
 from progan import config as config_module
 from progan.config import Config
@@ -32,6 +33,8 @@ def _seed() -> None:
 
 def pytest_configure() -> None:
     torch.set_num_threads(1)  # two would wait for each other on a busy machine
+    settings.register_profile("suite", database=None, deadline=None, derandomize=True)  # each run like every other
+    settings.load_profile("suite")
 
 
 TINY = (

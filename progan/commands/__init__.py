@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import click
 
+from progan.console import plain
 from progan.errors import RunFailed, UserError
 from progan.version import __version__
 
@@ -73,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         click.echo(f"progan: {error.format_message()}" + (f" ({where} --help says more)" if where else ""), err=True)
         return error.exit_code
     except (UserError, RunFailed) as error:
-        click.echo(f"progan: {error}", err=True)
+        click.echo(f"progan: {plain(str(error))}", err=True)
         return 2 if isinstance(error, UserError) else 1
     except (KeyboardInterrupt, click.Abort):
         click.echo("progan: interrupted.", err=True)

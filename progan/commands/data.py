@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from progan.console import size
+from progan.console import plain, size
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -210,11 +210,6 @@ def several(count: int, one: str, more: str = "") -> str:
 
 def word(value: object) -> str:
     return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
-
-
-def plain(text: str) -> str:
-    """Text from data, without what a terminal would obey."""
-    return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 # --- doing ---

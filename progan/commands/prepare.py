@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from click.core import ParameterSource
 
 from progan.errors import UserError
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 @click.option(
     "--max-res", type=int, metavar="R", help="Top level: a power of two from 4 to 1024.  [default: SRC's own]"
 )
-@click.option("--channels", type=click.Choice(["1", "3"]), help="3 colour, 1 grey.  [default: 3, or a pyramid's own]")
+@click.option("--channels", type=click.Choice(["1", "3"]), help="3 colour, 1 grey.  [default: SRC's own, or 3]")
 @click.option("--crop", default="centre", show_default=True, metavar="HOW",
               help="centre, refuse (skip what is not square), pad, pad:SIZE, celeba, or X,Y,SIZE.")  # fmt: skip
 @click.option(
@@ -73,15 +74,13 @@ def command(
     from progan.data.cache import torchvision_root
     from progan.data.inspect import reasons
     from progan.data.pictures import Recipe
-    from progan.data.prepare import Wish, is_pyramid, prepare
-    from progan.data.pyramid import open_pyramid
+    from progan.data.prepare import Wish, prepare
 
     console = Console()
     if to != "pyramid":
         _export(src, dest, to, max_res, console)
         return
-    own = open_pyramid(Path(src)).channels if channels is None and is_pyramid(Path(src)) else 3
-    recipe = Recipe(max_res or 0, int(channels or own), crop, filter, background, upscale)
+    recipe = Recipe(max_res or 0, int(channels or 0), crop, filter, background, upscale)
     wish = Wish(strict, allow_skips, max_images or 0, workers)
     try:
         pyramid = prepare(src, dest, recipe, wish, root or torchvision_root(), download, Meter(console))
@@ -102,6 +101,12 @@ def _export(src: str, dest: Path, to: str, max_res: int | None, console: Console
     from progan.data.prepare import is_pyramid
     from progan.data.pyramid import open_pyramid
 
+    context = click.get_current_context()
+    beside = [name for name in context.params if name not in ("src", "dest", "to", "max_res")]
+    given = [name for name in beside if context.get_parameter_source(name) is not ParameterSource.DEFAULT]
+    if given:
+        flags = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise UserError(f"--to {to} writes a pyramid back as it is, without {flags}; prepare another pyramid for that.")
     if not is_pyramid(Path(src)):
         raise UserError(f"--to {to} writes a pyramid back, and {src} is none: first progan prepare {src} PYRAMID.")
     pyramid = open_pyramid(Path(src))

@@ -40,17 +40,22 @@ from progan.files import atomic, write_text
 LIMIT = 1 << 30  # bytes of one file that is read whole
 ROOM = 10**9  # bytes that stay free on a disk that something is unpacked to
 MOST_CLASSES = 100_000
+LONGEST = 1000  # characters of a name; a tar's may have millions, which no table of names can hold
 TABLE = "dataset.json"  # StyleGAN's labels
 
 LARGE = "larger than 1 GiB"
 LINK = "a link"
 OUTSIDE = "points outside the archive"
+TOO_LONG = "its name is too long"
+NO_UTF8 = "its name is not the UTF-8 that it claims to be"
 CIRCLE = "a link that leads in a circle, or to a folder that is read already"
 NOWHERE = "a link that leads nowhere"
 FORBIDDEN = "no permission to read it"
 CUT_OFF = "cut off: the archive ends in the middle of it"
 DAMAGED = "damaged in the archive"
 CHANGED = "the archive has changed since it was listed"
+
+UTF8, MISNAMED = 1 << 11, 1 << 15  # flags of a zip's members; the second is one that the format leaves unused
 
 BROKEN = (
     OSError, ValueError, EOFError, ArithmeticError, LookupError, MemoryError, RuntimeError,
@@ -72,7 +77,10 @@ class _Listing:
     times: dict[str, int] = field(default_factory=dict)  # how often each name of `refused` was there
 
     def refuse(self, name: str, reason: str) -> None:
-        """Note why a file is not tried. Of doubles each is noted: `a.png`, `a.png (2)`, ..."""
+        """Note why a file is not tried. Of doubles each is noted: `a.png`, `a.png (2)`, ... Of a name that is too long
+        only the beginning is.
+        """
+        name = name if len(name) <= LONGEST else f"{name[:100]}...{digest([name])[:8]}"
         self.times[name] = self.times.get(name, name in self.files) + 1
         self.refused[name if self.times[name] == 1 else f"{name} ({self.times[name]})"] = reason
 
@@ -94,15 +102,12 @@ class _Listing:
         """Take a file that is not hidden, unless a reason speaks against it."""
         if not _wanted(name) and reason != LINK:  # which may have been one to a folder of pictures
             self.passed_over.add(name)
-        elif reason or name in self.files or name in self.times:
-            self.refuse(name, reason or "double name")
+        elif reason or len(name) > LONGEST:
+            self.refuse(name, reason or TOO_LONG)
+        elif name in self.files or name in self.times:
+            self.refuse(name, "double name")
         else:
             self.files[name] = numbers
-
-
-def is_picture(name: str) -> bool:
-    """Whether a relative path with slashes names a picture: a known suffix and no hidden part."""
-    return name.lower().endswith(SUFFIXES) and not _hidden(name)
 
 
 def _wanted(name: str) -> bool:
@@ -119,9 +124,9 @@ def _hidden(name: str) -> str:
 
 
 def _outside(name: str) -> bool:
-    """Whether a member's name is absolute, has a drive letter or climbs up, to the eyes of any system."""
+    """Whether a member's name is absolute, begins with a drive or climbs up, to the eyes of any system."""
     parts = name.replace("\\", "/").split("/")
-    return not parts[0] or ".." in parts or re.match("[A-Za-z]:", name) is not None
+    return not parts[0] or ".." in parts or re.match(r"[A-Za-z]:[/\\]", name) is not None
 
 
 @dataclass(frozen=True)
@@ -153,6 +158,8 @@ def _source(path: Path, listing: _Listing, read: Callable[[_Index], Callable[[st
         refused=dict(sorted([*listing.refused.items(), *missing.items()])),
         passed_over=len(listing.passed_over) + tables - (table is not None),
         shuffled=table is not None and table.shuffled,
+        top=table.top if table else None,
+        channels=table.channels if table else None,
     )
 
 
@@ -273,7 +280,7 @@ def zip_source(path: Path) -> Source:
 def _list_zip(path: str) -> _Listing:
     """Numbers of a file: its size, CRC, offset in the archive, packed size, method."""
     listing, size = _Listing(), os.stat(path).st_size
-    with zipfile.ZipFile(path) as archive:
+    with _Directory(io.FileIO(path)) as file, zipfile.ZipFile(file) as archive:
         for info in archive.infolist():
             given = info.filename.replace("\\", "/")  # some zips made on Windows have backslashes
             name = listing.plain(given, given.endswith("/"))
@@ -283,8 +290,31 @@ def _list_zip(path: str) -> _Listing:
     return listing
 
 
+class _Directory(io.BufferedReader):
+    """A zip file whose members can all be listed: for a single name that is no UTF-8 zipfile would give all up."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """The directory comes with its bad names marked, all else as it is."""
+        data = super().read(size)
+        return _marked(data) if data.startswith(b"PK\1\2") else data
+
+
+def _marked(directory: bytes) -> bytes:
+    """A zip's directory, in which no name claims to be UTF-8 that is not. Such a one has the flag MISNAMED instead."""
+    marked, start = bytearray(directory), 0
+    while marked.startswith(b"PK\1\2", start) and start + 46 <= len(marked):
+        (flags,), lengths = struct.unpack_from("<H", marked, start + 8), struct.unpack_from("<3H", marked, start + 28)
+        name = marked[start + 46 : start + 46 + lengths[0]]
+        if flags & UTF8 and name.decode(errors="ignore").encode() != name:
+            struct.pack_into("<H", marked, start + 8, flags & ~UTF8 | MISNAMED)
+        start += 46 + sum(lengths)
+    return bytes(marked)
+
+
 def _refusal(info: zipfile.ZipInfo, archive_size: int) -> str | None:
     """Why a member is not even tried."""
+    if info.flag_bits & MISNAMED:
+        return NO_UTF8
     if stat.S_ISLNK(info.external_attr >> 16):
         return LINK
     if info.flag_bits & 1:
@@ -361,7 +391,7 @@ def first_line(error: BaseException) -> str:
 def _mistake(path: Path, kind: str, error: BaseException, damage: str = "") -> UserError:
     """What to tell of an archive that cannot be opened."""
     if isinstance(error, PermissionError):
-        return UserError(f"{path} cannot be read: there is {FORBIDDEN}.")
+        return UserError(f"{path} cannot be read: {error.strerror}.")
     return UserError(f"{path} is a damaged {kind} file ({damage or first_line(error)}); get or make it again.")
 
 
@@ -369,13 +399,17 @@ def _mistake(path: Path, kind: str, error: BaseException, damage: str = "") -> U
 
 
 def is_tar(path: Path) -> bool:
-    """Whether a path is a tar file, compressed by gzip, bzip2, xz or not; told by its first bytes, not its name."""
+    """Whether a path is a tar file, compressed by gzip, bzip2, xz or not; told by its first bytes, not its name. Raises
+    UserError where there is no permission to read them.
+    """
     try:
         if not path.is_file():  # a pipe would be waited for
             return False
         with (_opener(path) or open)(path, "rb") as file:
             block = file.read(tarfile.BLOCKSIZE)
         tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
+    except PermissionError as error:
+        raise _mistake(path, "tar", error) from None
     except BROKEN:
         return False
     return True
@@ -528,7 +562,9 @@ def unpack(read1: Callable[[int], bytes], target: Path, shown: Path) -> str:
 
 @dataclass(frozen=True)
 class _Table:
-    """A dataset.json as StyleGAN2 and 3 have it. Names in it are relative to its own folder."""
+    """A dataset.json as StyleGAN2 and 3 have it. Names in it are relative to its own folder. What only our own writer
+    notes of all pictures is None elsewhere.
+    """
 
     shown: str
     digest: str  # of its content
@@ -536,6 +572,8 @@ class _Table:
     labels: dict[str, Any] | None  # {name: class or vector}; None = the pictures have no labels
     names: list[str] | None
     shuffled: bool
+    channels: int | None
+    top: int | None
 
 
 def _labels(names: list[str], table: _Table | None) -> tuple[Labels | None, dict[str, str]]:
@@ -596,7 +634,10 @@ def _parsed(path: Path, folder: str, read: Callable[[str], bytes]) -> _Table | N
             f'{shown} is malformed: let "labels" be null or [[picture, label], ...], and "names" [name, ...].'
         )
     by_name = {str(PurePosixPath(name)): label for name, label in labels or ()}
-    return _Table(shown, digest([content]), folder, by_name or None, names, table.get("shuffled") is True)
+    shuffled, channels, top = table.get("shuffled") is True, table.get("channels"), table.get("resolution")
+    channels = channels if type(channels) is int and channels in (1, 3) else None
+    top = top if type(top) is int and top >= 4 and top.bit_count() == 1 else None
+    return _Table(shown, digest([content]), folder, by_name or None, names, shuffled, channels, top)
 
 
 def _are_entries(labels: Any) -> bool:

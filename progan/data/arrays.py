@@ -70,6 +70,7 @@ def array_source(path: Path, scratch: Path) -> Source:
         stamp = stamp_of(path)
         place, labels, state = _npy(path) if _is_npy(path) else _npz(path, scratch)
     height, width = (place.shape[1 + place.layout.index(axis)] for axis in "HW")
+    channels = place.shape[1 + place.layout.index("C")] if "C" in place.layout else 1
     return Source(
         names=[f"{number:06d}" for number in range(place.shape[0])],
         read=partial(_read, place),
@@ -77,6 +78,7 @@ def array_source(path: Path, scratch: Path) -> Source:
         labels=labels,
         parallel=max(height, width) > ALONE,
         top=width if width == height and width >= 4 and width.bit_count() == 1 else None,
+        channels=channels if channels != 4 else None,
     )
 
 
@@ -104,6 +106,8 @@ def _understood(path: Path) -> Iterator[None]:
             yield
     except UserError:
         raise
+    except PermissionError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}.") from None
     except (*BROKEN, TypeError, SyntaxError, tokenize.TokenError) as error:
         raise UserError(f"{path} holds no array that can be read ({first_line(error)}); save it as uint8.") from None
 
@@ -121,7 +125,11 @@ def _npy(path: Path) -> tuple[_Place, Labels | None, tuple[int, ...]]:
     if not beside.is_file():
         return place, None, ()
     with _understood(beside), beside.open("rb") as file:
-        return place, _labels(file, place.shape[0], str(beside)), stamp_of(beside)
+        labels = _labels(file, place.shape[0], str(beside))
+        if labels is None:
+            file.seek(0)
+            raise _unfit(f"{beside} holds {_head(file)}", f"the {place.shape[0]} pictures of {path}")
+    return place, labels, stamp_of(beside)
 
 
 def _npz(path: Path, scratch: Path) -> tuple[_Place, Labels | None, tuple[int, ...]]:
@@ -213,11 +221,12 @@ def _npz_labels(archive: zipfile.ZipFile, heads: dict[str, _Head], count: int, p
     with archive.open(f"{key}.npy") as file:
         labels = _labels(file, count, f"{path} ({key})")
     if labels is None and key != "arr_1":
-        raise UserError(
-            f"{path} holds {key} {heads[key]}, which do not fit its {count} pictures; let them be whole numbers [N] or "
-            "vectors [N, L]."
-        )
+        raise _unfit(f"{path} holds {key} {heads[key]}", f"its {count} pictures")
     return labels
+
+
+def _unfit(finding: str, pictures: str) -> UserError:
+    return UserError(f"{finding}, which do not fit {pictures}; let them be whole numbers [N] or vectors [N, L].")
 
 
 def _labels(file: IO[bytes], count: int, shown: str) -> Labels | None:

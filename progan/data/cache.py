@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import json
 import os
 import shutil
 import time
@@ -10,12 +12,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from progan.data.pictures import Recipe
-from progan.data.prepare import Progress, Wish, is_pyramid, resolved, write
+from progan.data.prepare import Progress, Wish, is_pyramid, resolved, title_of, write
 from progan.data.pyramid import VERSION, Pyramid, open_pyramid
 from progan.data.sources import open_source
-from progan.data.writer import draft_folder
+from progan.data.writer import workshop
 from progan.errors import UserError
-from progan.files import lock
+from progan.files import lock, remove_leftovers, write_text
 
 Say = Callable[[str], None]
 
@@ -53,7 +55,8 @@ def torchvision_root() -> Path:
 def _cached(text: str, max_res: int, channels: int, say: Say, progress: Progress) -> Pyramid:
     """Prepare a source as `progan prepare` would, unless that has been done; one process at a time does."""
     cache, path = cache_folder(), Path(text)
-    own = cache / f".{_digest(str(path.resolve()))}"
+    place = str(path.resolve()) if path.exists() else text
+    own = cache / f".{_digest(place)}"
     try:
         cache.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -61,20 +64,45 @@ def _cached(text: str, max_res: int, channels: int, say: Say, progress: Progress
             f"the cache {cache} cannot be made: {error.strerror}; PROGAN_CACHE names another place."
         ) from None
     with lock(own.with_suffix(".lock"), "", _waiting(say, text)):
-        scratch = own.with_suffix(".scratch")
-        try:
-            source = open_source(text, max_res, torchvision_root(), False, scratch)
-            recipe = resolved(Recipe(max_res, channels), source, text)
-            key = _digest(f"{VERSION}/{channels}/{path.resolve()}/{source.state}/{len(source.names)}")
-            folder = cache / f"{text.partition(':')[0] if not path.exists() else path.stem}-{max_res}px-{key}"
-            if not folder.exists():
-                say(f"Preparing {text}, {len(source.names):,} pictures, for {max_res}x{max_res}, once, into {folder}")
-                with draft_folder(folder) as part:
-                    write(source, path.name, folder, part, recipe, Wish(), progress)
-                _say_skipped(folder, say)
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
+        note, scratch = own.with_suffix(".note"), own.with_suffix(".scratch")
+        folder = _noted(note, path, max_res, channels)
+        if folder is None:
+            remove_leftovers(scratch)
+            try:
+                folder = _prepared(text, place, max_res, channels, scratch, say, progress)
+                if scratch.exists():  # to look into it means to unpack it: not at every start
+                    write_text(note, json.dumps([_stamp(path, max_res, channels), folder.name]))
+            finally:
+                shutil.rmtree(scratch, ignore_errors=True)
     return open_pyramid(folder)
+
+
+def _prepared(text: str, place: str, max_res: int, channels: int, scratch: Path, say: Say, progress: Progress) -> Path:
+    """The folder of a source's pyramid, made now if there is none."""
+    source = open_source(text, max_res, torchvision_root(), False, scratch)
+    recipe = resolved(Recipe(max_res, channels), source, text)
+    key = _digest(f"{VERSION}/{channels}/{place}/{source.state}/{len(source.names)}")
+    folder = cache_folder() / f"{Path(text.partition(':')[0]).stem}-{max_res}px-{key}"
+    if not folder.exists():
+        say(f"Preparing {text}, {len(source.names):,} pictures, for {max_res}x{max_res}, once, into {folder}")
+        with workshop(folder) as part:
+            write(source, title_of(text), folder, part, recipe, Wish(), progress)
+        _say_skipped(folder, say)
+    return folder
+
+
+def _stamp(path: Path, max_res: int, channels: int) -> list[int]:
+    """What changes whenever a file may have."""
+    return [path.stat().st_size, path.stat().st_mtime_ns, max_res, channels, VERSION]
+
+
+def _noted(note: Path, path: Path, max_res: int, channels: int) -> Path | None:
+    """The folder that was made of a file, if the file is still as it was."""
+    with contextlib.suppress(OSError, ValueError):
+        stamp, name = json.loads(note.read_text(encoding="utf-8"))
+        if stamp == _stamp(path, max_res, channels) and (note.parent / name).is_dir():
+            return note.parent / str(name)
+    return None
 
 
 def _waiting(say: Say, text: str) -> Callable[[], None]:

@@ -20,7 +20,7 @@ from progan.data.pyramid import MANIFEST, VERSION, Pyramid, open_pyramid
 from progan.data.source import Labels, Source
 from progan.data.sources import open_source
 from progan.data.workers import chunks, usable_cores
-from progan.data.writer import SCRATCH, Draft, draft_folder
+from progan.data.writer import SCRATCH, Draft, workshop
 from progan.errors import UserError
 from progan.schedule import stage_of
 
@@ -51,43 +51,54 @@ def prepare(
 ) -> Pyramid:
     """Make the pyramid of what a user names (see `sources.open_source`), or go on with its interrupted preparation.
 
-    recipe.max_res: 0 = the source's own resolution. Raises UserError where the source or the recipe is not understood,
-    too few pictures are left, the destination exists, or the disk refuses.
+    recipe.max_res, recipe.channels: 0 = the source's own. Raises UserError where the source or the recipe is not
+    understood, too few pictures are left, the destination exists, or the disk refuses.
     """
-    with draft_folder(destination) as folder:
+    with workshop(destination) as folder:
         source = open_source(text, recipe.max_res, root, download, folder / SCRATCH)
-        write(source, Path(text).name, destination, folder, recipe, wish, progress)
+        write(source, title_of(text), destination, folder, recipe, wish, progress)
     return open_pyramid(destination)
 
 
 def write(
     source: Source, title: str, destination: Path, folder: Path, recipe: Recipe, wish: Wish, progress: Progress
 ) -> None:
-    """`prepare` for an opened source, in a draft's folder."""
+    """`prepare` for an opened source, in a workshop."""
     recipe = resolved(recipe, source, title)
     names, numbers = _order(source, wish.max_images)
     resolutions = [4 << s for s in range(stage_of(recipe.max_res) + 1)]
-    workers = _workers(source, wish, len(names))
     with Draft(folder, _key(source, recipe, names), recipe.channels, resolutions) as draft:
         _check_room(draft, len(names), destination)
         draft.refuse(source.refused)
-        _check_strict(draft, draft.skipped, wish)
-        for chunk in chunks(source.read, names[draft.done :], recipe, workers):
-            _check_strict(draft, chunk.skipped, wish)
+        _check_strict(draft.skipped, wish)
+        for chunk in chunks(source.read, names[draft.at.done :], recipe, _workers(source, wish, len(names))):
             draft.add(chunk.stacked, chunk.skipped)
-            progress(draft.done, len(names))
-        _check_left(draft, wish, recipe.max_res)
+            _check_strict(chunk.skipped, wish)
+            progress(draft.at.done, len(names))
+        _check_left(draft, source, wish, recipe.max_res)
         kept = [number for name, number in zip(names, numbers) if name not in draft.skipped]
         draft.finish(destination, _labels(source, kept), _about(source, title, recipe))
 
 
+def title_of(text: str) -> str:
+    """What a source is called in messages and manifests: a path's last part, never where it lies."""
+    path = Path(text)
+    return (path.resolve().name or text) if path.exists() else text
+
+
 def resolved(recipe: Recipe, source: Source, title: str) -> Recipe:
-    """The recipe with the source's own resolution where none is wished. Raises UserError for an impossible recipe."""
+    """The recipe with the source's own resolution and channels where none are wished. Raises UserError for an
+    impossible one.
+    """
     if not recipe.max_res:
         if source.top is None:
             raise UserError(f"{title} has pictures of any size: say --max-res R, a power of two from 4 to 1024.")
         recipe = dataclasses.replace(recipe, max_res=min(source.top, 1024))
-    return checked(recipe)
+    recipe = checked(dataclasses.replace(recipe, channels=recipe.channels or source.channels or 3))
+    top, wished = source.top or recipe.max_res, recipe.max_res
+    if top < wished and not recipe.upscale and not recipe.crop.startswith("pad:"):
+        raise UserError(f"{title} reaches {top}x{top} only: take --max-res {top}, or --upscale with {wished}.")
+    return recipe
 
 
 def _order(source: Source, max_images: int) -> tuple[list[str], list[int]]:
@@ -122,7 +133,7 @@ def _about(source: Source, title: str, recipe: Recipe) -> dict[str, Any]:
 
 def _check_room(draft: Draft, count: int, destination: Path) -> None:
     """Raises UserError where the disk has no room for what is still to be written."""
-    needed = (count - draft.done) * draft.channels * sum(r * r for r in draft.resolutions)
+    needed = (count - draft.at.done) * draft.channels * sum(r * r for r in draft.resolutions)
     free = shutil.disk_usage(draft.folder).free
     if needed > free:
         raise UserError(
@@ -131,15 +142,16 @@ def _check_room(draft: Draft, count: int, destination: Path) -> None:
         )
 
 
-def _check_strict(draft: Draft, skipped: Mapping[str, str], wish: Wish) -> None:
+def _check_strict(skipped: Mapping[str, str], wish: Wish) -> None:
     if wish.strict and skipped:
         name, reason = next(iter(skipped.items()))
-        draft.give_up(f"{name}: {reason}; --strict takes no such picture.")
+        raise UserError(f"{name}: {reason}; without --strict the same command skips it and goes on.")
 
 
-def _check_left(draft: Draft, wish: Wish, max_res: int) -> None:
-    """Raises UserError where nothing is left, or less than half."""
-    left, skipped = draft.count, len(draft.skipped)
+def _check_left(draft: Draft, source: Source, wish: Wish, max_res: int) -> None:
+    """Raises UserError where nothing is left, or less than half; what a source refused counts if all of it is taken."""
+    left, skipped = draft.at.count, draft.at.done - draft.at.count
+    skipped += 0 if wish.max_images else len(source.refused)
     if left and (skipped <= left or wish.allow_skips):
         return
     commonest = "; ".join(f"{n:,} x {reason}" for reason, n in Counter(draft.skipped.values()).most_common(3))
@@ -147,8 +159,10 @@ def _check_left(draft: Draft, wish: Wish, max_res: int) -> None:
     mends = ["a lower --max-res", "progan prepare --upscale"] if small else []
     mends += ["progan prepare --allow-skips"] if left else []
     mend = f" ({' or '.join(mends)} would take more)" if mends else ""
+    if not left:
+        draft.drop()
     what = "more than half of the pictures cannot be taken" if left else "no picture is left"
-    draft.give_up(f"{what}: {skipped:,} of {left + skipped:,} are skipped: {commonest}{mend}.")
+    raise UserError(f"{what}: {skipped:,} of {left + skipped:,} are skipped: {commonest}{mend}.")
 
 
 def is_pyramid(path: Path) -> bool:

@@ -129,7 +129,7 @@ def pyramid_source(path: Path) -> Source:
     names = [f"{n:06d}" for n in range(pyramid.count)]
     return Source(
         names, partial(_levels_of, pyramid), pyramid.fingerprint, pyramid.labels, shuffled=True, parallel=False,
-        top=pyramid.top,
+        top=pyramid.top, channels=pyramid.channels,
     )  # fmt: skip
 
 

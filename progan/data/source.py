@@ -49,3 +49,4 @@ class Source:
     shuffled: bool = False  # the order is random already, and stays
     parallel: bool = True  # reading is worth a process of its own
     top: int | None = None  # the resolution of all pictures, where it is known to be one power of two
+    channels: int | None = None  # 1 or 3, where it is known of all pictures

@@ -1,9 +1,10 @@
-"""What a user names, opened as the source that it is."""
+"""What a user names, opened as the source that it is. A path that exists comes before a name."""
 
 from __future__ import annotations
 
 import difflib
 import functools
+import os
 import zipfile
 from pathlib import Path
 
@@ -23,6 +24,7 @@ UNDERSTOOD = (
 
 FACES_BYTES = 500_000_000  # of the built-in set's top level, unless a count is given: a minute or so of drawing
 FACES_AT_ONCE = 64
+NOT_WAITING = getattr(os, "O_NONBLOCK", 0)  # for the other end of a pipe; Windows has none
 
 
 def open_source(text: str, max_res: int, root: Path, download: bool, scratch: Path) -> Source:
@@ -32,10 +34,11 @@ def open_source(text: str, max_res: int, root: Path, download: bool, scratch: Pa
     for what must be unpacked first. Raises UserError where there are no pictures, or the text is something else.
     """
     path = Path(text)
-    if is_faces(text):
-        return faces_source(faces_count(text, max_res), max_res)
-    if is_known(text) and not path.exists():
-        return torchvision_source(text, root, download)
+    if not path.exists():
+        if is_faces(text):
+            return faces_source(faces_count(text, max_res), max_res)
+        if is_known(text):
+            return torchvision_source(text, root, download)
     source = _open_path(path, scratch)
     if not source.names and not source.refused:
         others = f"; it has {source.passed_over:,} other files" if source.passed_over else ""
@@ -47,6 +50,7 @@ def _open_path(path: Path, scratch: Path) -> Source:
     if not path.exists():
         near = difflib.get_close_matches(str(path), [*NAMES, "faces"], 1)
         raise UserError(f"{path} does not exist{f' (did you mean {near[0]}?)' if near else ''}; data is {UNDERSTOOD}.")
+    _check_readable(path)
     if (path / MANIFEST).is_file():
         return pyramid_source(path)
     if (path / "config.toml").is_file() and (path / "checkpoints").is_dir():
@@ -62,6 +66,13 @@ def _open_path(path: Path, scratch: Path) -> Source:
     if path.is_file() and zipfile.is_zipfile(path):  # a pipe would keep us waiting
         return zip_source(path)
     raise UserError(f"{path} is not understood; data is {UNDERSTOOD}.")
+
+
+def _check_readable(path: Path) -> None:
+    try:
+        os.scandir(path).close() if path.is_dir() else os.close(os.open(path, os.O_RDONLY | NOT_WAITING))
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}.") from None
 
 
 def is_faces(text: str) -> bool:
@@ -94,6 +105,8 @@ def _draw_faces(resolution: int, block: int, step: int) -> Array:
 
 def faces_count(text: str, max_res: int) -> int:
     """`faces:5000` -> 5000; `faces` -> 10,000, or fewer where the top level would exceed FACES_BYTES."""
+    if not max_res:
+        raise UserError(f"{text} can be drawn at any size: say --max-res R, a power of two from 4 to 1024.")
     _, colon, count = text.partition(":")
     if not colon:
         return min(10_000, FACES_BYTES // (3 * max_res**2))

@@ -1,10 +1,11 @@
 """Data sets of StyleGAN2-ADA and StyleGAN3 (NVlabs), written: one zip file of PNGs and their labels.
 
 00000/img00000000.png   a thousand pictures a folder, RGB or grey; nothing in the file is compressed
-dataset.json            {"labels": [["00000/img00000000.png", 6], ...] or null, "names": [...], "shuffled": true}
+dataset.json            {"labels": [["00000/img00000000.png", 6], ...] or null, "names": [...], "shuffled": true,
+                         "channels": 3, "resolution": 64}
 
-A label is a class or a list of numbers. `names` (of the classes, else empty) and `shuffled` (the order is random
-already, keep it) are progan's own; NVlabs' readers look at `labels` alone.
+A label is a class or a list of numbers. `names` (of the classes, else empty), `shuffled` (the order is random already,
+keep it), `channels` and `resolution` (of all pictures) are progan's own; NVlabs' readers look at `labels` alone.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ def write_zip(path: Path, pixels: Array, labels: Labels | None, progress: Callab
         for number, picture in enumerate(pixels):
             archive.writestr(_member(_name(number)), _png(picture))
             progress(number + 1, len(pixels))
-        _write_labels(archive, labels)
+        _write_table(archive, labels, pixels.shape[1:])
 
 
 def _name(number: int) -> str:
@@ -55,14 +56,17 @@ def _png(picture: Array) -> bytes:
     return file.getvalue()
 
 
-def _write_labels(archive: zipfile.ZipFile, labels: Labels | None) -> None:
-    """Write dataset.json label by label: as one text the vectors of a large set would fill the memory."""
+def _write_table(archive: zipfile.ZipFile, labels: Labels | None, shape: tuple[int, ...]) -> None:
+    """Write dataset.json label by label: as one text the vectors of a large set would fill the memory. shape: C, R, R
+    of a picture.
+    """
     with archive.open(_member("dataset.json"), "w", force_zip64=True) as file:
         file.write(b'{"labels": ')
         file.write(b"null" if labels is None else b"[")
         for number, label in enumerate(() if labels is None else labels.values):
             pair = json.dumps([_name(number), label.tolist()], allow_nan=False)  # a double holds a float32 exactly
             file.write(f"{', ' if number else ''}{pair}".encode())
-        rest = {"names": [] if labels is None else labels.names, "shuffled": True}
+        names = [] if labels is None else labels.names
+        rest = {"names": names, "shuffled": True, "channels": shape[0], "resolution": shape[1]}
         file.write(b"" if labels is None else b"]")
         file.write(f", {json.dumps(rest)[1:]}".encode())

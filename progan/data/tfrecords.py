@@ -42,10 +42,15 @@ NO_ARRAY = (ValueError, OverflowError, TypeError, SyntaxError, TokenError)  # wh
 
 
 def is_tfrecords(path: Path) -> bool:
-    """Whether a path is a folder that holds PREFIX-rNN.tfrecords, or one such file."""
-    with contextlib.suppress(OSError):  # a path that cannot even be asked about
+    """Whether a path is a folder that holds PREFIX-rNN.tfrecords, or one such file. Raises UserError where there is no
+    permission to look.
+    """
+    try:
         return bool(_sets(path)) if path.is_dir() else NAME.fullmatch(path.name) is not None and path.is_file()
-    return False
+    except PermissionError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}.") from None
+    except OSError:  # a path that cannot even be asked about
+        return False
 
 
 def tfrecords_source(path: Path) -> Source:
@@ -64,10 +69,11 @@ def tfrecords_source(path: Path) -> Source:
         labels, count = _labels(*beside, max(level.count for level in levels))
         state = repr([(file.name, *_stamp(file)) for file in [*files.values(), *beside] if file.is_file()])
     except OSError as error:
-        raise UserError(f"{error.filename or path} cannot be read ({error.strerror or error}).") from None
+        raise UserError(f"{error.filename or path} cannot be read: {error.strerror or error}.") from None
     names = [str(number).zfill(max(6, len(str(count - 1)))) for number in range(count)]
     read = partial(_read, levels, channels)
-    return Source(names, read, state, labels, shuffled=True, parallel=False, top=levels[0].resolution)
+    top = levels[0].resolution
+    return Source(names, read, state, labels, shuffled=True, parallel=False, top=top, channels=channels)
 
 
 def _sets(folder: Path) -> dict[str, dict[int, Path]]:
@@ -351,7 +357,7 @@ def write_tfrecords(
         size = len(labels.names) or labels.values.shape[1]
         _write_label_rows(folder / f"{prefix}-rxx.labels", labels, size)
         if labels.names and labels.names != _numbers(size):
-            text = json.dumps(labels.names, ensure_ascii=False, indent=1)
+            text = json.dumps(labels.names, indent=1)  # ASCII: a folder's name need not be UTF-8
             (folder / f"{prefix}-names.json").write_text(text + "\n", encoding="utf-8", newline="\n")
 
 

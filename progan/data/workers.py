@@ -5,11 +5,14 @@ A worker that crashes, or needs more than PICTURE_SEC for one picture, costs tha
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import multiprocessing
 import os
 import signal
+import sys
 import threading
+import types
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -21,6 +24,7 @@ import numpy as np
 
 from progan.data.pictures import Recipe, outcome
 from progan.data.source import Array, Levels, Raw
+from progan.errors import UserError
 
 PICTURE_SEC = 60.0
 CRASHED = f"crashed its decoder, or kept it for more than {PICTURE_SEC:.0f} s"
@@ -72,6 +76,7 @@ def _received(names: Sequence[str], future: Future[Chunk], infirmary: Pool) -> C
     try:
         return future.result()
     except BrokenProcessPool:
+        infirmary.check()
         return _together([_alone(name, infirmary) for name in names])
 
 
@@ -105,17 +110,42 @@ class Pool:
     def submit(self, names: Sequence[str]) -> Future[Chunk]:
         """Have names dealt with. The future raises BrokenProcessPool where a worker died meanwhile."""
         self.executor = self.executor or self._executor()
+        with _unrelated_children():
+            try:
+                return self.executor.submit(_deal_with, names)
+            except BrokenProcessPool:
+                self.executor.shutdown()
+                self.executor = self._executor()
+                return self.executor.submit(_deal_with, names)
+
+    def check(self) -> None:
+        """Raises UserError where processes do not even begin: then no picture is to blame."""
         try:
-            return self.executor.submit(_deal_with, names)
+            self.submit([]).result()
         except BrokenProcessPool:
-            self.executor.shutdown()
-            self.executor = self._executor()
-            return self.executor.submit(_deal_with, names)
+            raise UserError("worker processes do not start here; progan prepare --workers 0 does without.") from None
 
     def _executor(self) -> ProcessPoolExecutor:
         # Not forked: a fork would inherit torch's threads in whatever state they are.
         context = multiprocessing.get_context("spawn")
         return ProcessPoolExecutor(self.workers, context, _begin, (self.read, self.recipe, PICTURE_SEC))
+
+
+@contextlib.contextmanager
+def _unrelated_children() -> Iterator[None]:
+    """Processes that start now neither run the caller's script again (which may lack the guard that multiprocessing
+    wants, or come from stdin), nor hear of Ctrl-C, which is the parent's business.
+    """
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = types.ModuleType("__main__")
+    if sys.platform != "win32":
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
+        if sys.platform != "win32":
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 # ---- inside a worker
@@ -125,7 +155,7 @@ _work: tuple[Read, Recipe, float, TextIO]
 
 def _begin(read: Read, recipe: Recipe, picture_sec: float) -> None:
     global _work
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_die_with_parent, daemon=True).start()
     nowhere = open(os.devnull, "w")  # noqa: SIM115  (as long as the process lives)
     os.dup2(nowhere.fileno(), 2)  # where libtiff complains of every odd file

@@ -1,8 +1,10 @@
-"""A pyramid that is being written: a hidden folder beside its destination, from which an interrupted preparation goes
-on, and which is renamed into place when it is whole.
+"""Pyramids that are being written: in a hidden folder beside their destination, from which an interrupted preparation
+goes on. The one that is finished is renamed into place.
 
-.NAME.part/draft.json    of what, and how far: written only after everything that it counts is on the disk
-.NAME.part/scratch/      what a source had to unpack
+.NAME.part/KEY/         a draft; KEY says of what and how
+.NAME.part/KEY.json     how far it is: written only after everything that it counts is on the disk
+.NAME.part/scratch/     what a source had to unpack
+.NAME.lock              held by the process that is at it
 """
 
 from __future__ import annotations
@@ -15,92 +17,114 @@ import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO, NoReturn
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from progan.data.pyramid import LABELS, MANIFEST, SKIPPED, VERSION, fingerprint, hash_file, level_name
 from progan.data.source import Array, Labels
 from progan.errors import UserError
-from progan.files import flush, lock, replacing
+from progan.files import flush, lock, remove_leftovers, replacing
 from progan.version import __version__
 
 SAVE_SEC = 5.0  # between two records of how far it is
-DRAFT, SCRATCH = "draft.json", "scratch"
+SCRATCH = "scratch"
 LIST_HEAD = b"picture,reason\r\n"
 
 
 @contextlib.contextmanager
-def draft_folder(destination: Path) -> Iterator[Path]:
-    """The folder, ours alone, in which a destination is prepared; what was recorded in it stays, to go on from.
+def workshop(destination: Path) -> Iterator[Path]:
+    """The folder, ours alone, in which a destination is prepared. Drafts that are recorded in it stay, to go on from.
 
     Raises UserError where the destination exists, the disk refuses, or another process is preparing it.
     """
+    if destination.name in ("", ".."):
+        raise UserError(f"{destination} is no name for something new; choose another destination.")
     folder = destination.with_name(f".{destination.name}.part")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with lock(folder.with_suffix(".lock"), f"{destination} is being prepared by another process; wait for it."):
+        with _alone(destination):
+            if os.path.lexists(destination):
+                raise UserError(f"{destination} exists already; choose another destination or remove it yourself.")
+            folder.mkdir(exist_ok=True)
+            remove_leftovers(folder / SCRATCH)
             try:
-                if os.path.lexists(destination):
-                    raise UserError(f"{destination} exists already; choose another destination or remove it yourself.")
-                folder.mkdir(exist_ok=True)
                 yield folder
             finally:
-                if not (folder / DRAFT).exists():
+                if not any(folder.glob("*.json")):
                     shutil.rmtree(folder, ignore_errors=True)
-                folder.with_suffix(".lock").unlink(missing_ok=True)
     except OSError as error:
+        what = f"{error.filename}: {error.strerror}" if error.filename else error.strerror or error
         kept = f"; what is done stays in {folder}, and the same command goes on from there" if folder.exists() else ""
-        raise UserError(f"{destination} cannot be written: {error.strerror or error}{kept}.") from None
+        raise UserError(f"{destination} cannot be written ({what}){kept}.") from None
+
+
+@contextlib.contextmanager
+def _alone(destination: Path) -> Iterator[None]:
+    """No other process prepares it meanwhile."""
+    path = destination.with_name(f".{destination.name}.lock")
+    with lock(path, f"{destination} is being prepared by another process; wait for it."):
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):  # Windows removes no open file
+                path.unlink()
+
+
+@dataclass(frozen=True)
+class Extent:
+    """How far a draft is: names that are dealt with, pictures among them, and bytes of the list of the others."""
+
+    done: int = 0
+    count: int = 0
+    listed: int = 0
 
 
 class Draft:
-    """The pyramid in a draft's folder. `done` counts the names that are dealt with, `count` the pictures among them,
-    `skipped` has the others' reasons.
+    """A pyramid in a workshop. `at` says how far it is, `skipped` has the reasons of what was left out.
 
-    key: what is prepared and how; a draft of another key is started over.
+    key: what is prepared and how. A draft of this key goes on where it was recorded last.
     """
 
-    def __init__(self, folder: Path, key: str, channels: int, resolutions: Sequence[int]) -> None:
-        self.folder, self.key, self.channels, self.resolutions = folder, key, channels, tuple(resolutions)
-        state = self._recorded() or self._afresh()
-        self.done, self.count = state["done"], state["count"]
+    def __init__(self, workshop: Path, key: str, channels: int, resolutions: Sequence[int]) -> None:
+        self.workshop, self.folder, self.record = workshop, workshop / key, workshop / f"{key}.json"
+        self.channels, self.resolutions = channels, tuple(resolutions)
+        self.folder.mkdir(exist_ok=True)
+        remove_leftovers(workshop)
+        self.at = self._recorded()
         self.levels = {r: self._level(r) for r in resolutions}
-        self.list = _open_behind(folder / SKIPPED, LIST_HEAD, state["listed_bytes"])
-        self.skipped = _listed(folder / SKIPPED)
+        self.list = _open_behind(self.folder / SKIPPED, LIST_HEAD, self.at.listed)
+        self.skipped = _listed(self.folder / SKIPPED)
         self.saved_at = time.monotonic()
 
-    def _recorded(self) -> dict[str, Any] | None:
-        """How far the draft is; None where it is of another key, or there is none."""
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            state = json.loads((self.folder / DRAFT).read_text(encoding="utf-8"))
-            sizes = [self._path(r).stat().st_size for r in self.resolutions]
-            if state["key"] == self.key and all(size >= least for size, least in zip(sizes, state["sizes"])):
-                return state  # type: ignore[no-any-return]
-        return None
+    def _recorded(self) -> Extent:
+        """How far the draft is: at its start where there is no record, or less on the disk than it says."""
+        with contextlib.suppress(OSError, ValueError, TypeError):
+            at = Extent(**json.loads(self.record.read_text(encoding="utf-8")))
+            if all(self._path(r).stat().st_size >= self._bytes(r, at) for r in self.resolutions):
+                return at
+        return Extent()
 
-    def _afresh(self) -> dict[str, Any]:
-        """Empty the folder, but for what a source has unpacked."""
-        for path in self.folder.iterdir():
-            if path.is_file():
-                path.unlink()
-        return {"done": 0, "count": 0, "listed_bytes": 0}
+    def _bytes(self, resolution: int, at: Extent) -> int:
+        return len(self._head(resolution, at)) + at.count * self.channels * resolution**2
 
     def _path(self, resolution: int) -> Path:
         return self.folder / level_name(resolution)
 
-    def _head(self, resolution: int) -> bytes:
-        return _header((self.count, self.channels, resolution, resolution))
+    def _head(self, resolution: int, at: Extent) -> bytes:
+        return _header((at.count, self.channels, resolution, resolution))
 
     def _level(self, resolution: int) -> BinaryIO:
-        return _open_behind(self._path(resolution), self._head(resolution), self.count * self.channels * resolution**2)
+        behind = self.at.count * self.channels * resolution**2
+        return _open_behind(self._path(resolution), self._head(resolution, self.at), behind)
 
     def __enter__(self) -> Draft:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is not None and not issubclass(kind, UserError):
+        if kind is not None and self.at.done and not self.list.closed:
             with contextlib.suppress(OSError, ValueError):  # what the disk refuses now was refused before
                 self.save()
         with contextlib.suppress(OSError):
@@ -110,43 +134,42 @@ class Draft:
         """Deal with some names: pictures uint8 [n, C, R, R] at every resolution from the top down, and the others."""
         for resolution, pictures in zip(reversed(self.resolutions), stacked):
             self.levels[resolution].write(np.ascontiguousarray(pictures).data)
-        self.list.write(_rows(skipped))
-        self.count += len(stacked[0]) if stacked else 0
-        self.done += (len(stacked[0]) if stacked else 0) + len(skipped)
+        rows, new = _rows(skipped), len(stacked[0]) if stacked else 0
+        self.list.write(rows)
         self.skipped |= skipped
+        # In one assignment, and last: an interruption before it leaves bytes that nobody counts.
+        self.at = Extent(self.at.done + new + len(skipped), self.at.count + new, self.at.listed + len(rows))
         if time.monotonic() - self.saved_at > SAVE_SEC:
             self.save()
 
     def refuse(self, skipped: Mapping[str, str]) -> None:
         """List what the source itself refused; it has no turn."""
         new = {name: reason for name, reason in skipped.items() if name not in self.skipped}
-        self.list.write(_rows(new))
+        rows = _rows(new)
+        self.list.write(rows)
         self.skipped |= new
+        self.at = replace(self.at, listed=self.at.listed + len(rows))
 
     def save(self) -> None:
         """Record how far it is, once everything up to here is on the disk. Raises OSError."""
-        files = (*self.levels.values(), self.list)
-        for file in files:
+        for file in (*self.levels.values(), self.list):
             file.flush()
             os.fsync(file.fileno())
-        sizes = [file.tell() for file in files]
-        listed = sizes[-1] - len(LIST_HEAD)
-        state = {"key": self.key, "done": self.done, "count": self.count, "listed_bytes": listed, "sizes": sizes}
-        with replacing(self.folder / DRAFT) as temporary:
-            temporary.write_text(json.dumps(state), encoding="utf-8")
+        with replacing(self.record) as temporary:
+            temporary.write_text(json.dumps(asdict(self.at)), encoding="utf-8")
         self.saved_at = time.monotonic()
 
-    def give_up(self, reason: str) -> NoReturn:
-        """This will never be a pyramid: nothing of it stays. Raises UserError with the reason."""
+    def drop(self) -> None:
+        """This will never be a pyramid: nothing of it stays."""
         self._close()
-        (self.folder / DRAFT).unlink(missing_ok=True)
-        raise UserError(reason)
+        self.record.unlink(missing_ok=True)
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     def finish(self, destination: Path, labels: Labels | None, about: Mapping[str, Any]) -> None:
-        """Complete the pyramid and rename it into place."""
+        """Complete the pyramid, rename it into place, and clear the workshop."""
         for resolution, file in self.levels.items():
             file.seek(0)
-            file.write(self._head(resolution))
+            file.write(self._head(resolution, self.at))
         self._close()
         names = [level_name(r) for r in self.resolutions]
         if labels is not None:
@@ -156,10 +179,9 @@ class Draft:
         (self.folder / MANIFEST).write_text(manifest, encoding="utf-8")
         for name in (*names, SKIPPED, MANIFEST):
             flush(self.folder / name)
-        shutil.rmtree(self.folder / SCRATCH, ignore_errors=True)
         self.folder.rename(destination)
-        (destination / DRAFT).unlink(missing_ok=True)
         flush(destination.parent)
+        shutil.rmtree(self.workshop, ignore_errors=True)  # with other drafts: there is nothing left to go on to
 
     def _manifest(self, names: Sequence[str], labels: Labels | None, about: Mapping[str, Any]) -> dict[str, Any]:
         hashes = {name: hash_file(self.folder / name) for name in names}
@@ -167,7 +189,7 @@ class Draft:
             "version": VERSION,
             "progan": __version__,
             **about,
-            "count": self.count,
+            "count": self.at.count,
             "channels": self.channels,
             "resolutions": list(self.resolutions),
             "labels": None if labels is None else {"names": list(labels.names), "size": _size(labels)},

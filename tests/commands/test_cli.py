@@ -179,7 +179,16 @@ MISTAKES: dict[str, tuple[Callable[[Path], list[str]], str]] = {
     ),
     "no picture to spare": (
         lambda t: ["prepare", spoilt(t), str(t / "again"), "--max-res", "8", "--strict"],
-        "--strict takes no such picture",
+        "without --strict the same command skips it",
+    ),
+    "another wish in writing back": (
+        lambda t: ["prepare", a_true_pyramid(t), str(t / "x.zip"), "--to", "zip", "--crop", "pad", "--max-images", "3"],
+        "without --crop, --max-images",
+    ),
+    "portraits of no size": (lambda t: ["prepare", "faces:20", str(t / "again")], "faces:20 can be drawn at any size"),
+    "a destination without a name": (
+        lambda t: ["prepare", str(t / "pictures"), ".", "--max-res", "8"],
+        "is no name for something new",
     ),
     "a damaged zip": (lambda t: ["prepare", a_zip(t), str(t / "again"), "--max-res", "8"], "damaged zip"),
     "no such runs": (lambda t: ["board", str(t / "nothing")], "is no folder"),

@@ -29,7 +29,7 @@ import numpy as np
 import pytest
 
 from progan.data import archives
-from progan.data.archives import folder_source, is_picture, is_tar, tar_source, zip_source
+from progan.data.archives import folder_source, is_tar, tar_source, zip_source
 from progan.data.source import Source, Unreadable
 from progan.errors import UserError
 
@@ -201,10 +201,23 @@ def test_nothing_makes_an_empty_source(kind: str, tmp_path: Path) -> None:
     assert (source.names, source.labels, source.passed_over) == ([], None, 1)
 
 
-def test_what_a_picture_is() -> None:
-    yes = ["a.png", "x/y.JPG", "a b/.../c.webp"[-6:], "é.jpeg"]
-    no = ["a.txt", "png", "a.png.txt", ".a.png", "x/.y/a.png", "__MACOSX/a.png", "a.zip", "a.npy", ""]
-    assert [is_picture(name) for name in yes + no] == [True] * len(yes) + [False] * len(no)
+@pytest.mark.parametrize("kind", KINDS)
+def test_names_that_are_too_long_are_refused_shortened(kind: str, tmp_path: Path) -> None:
+    fitting, long, other = (f"{'d' * 90}/" * 10 + "x" * length + ".png" for length in (86, 87, 88))
+    assert (len(fitting), len(long)) == (1000, 1001)
+    source = _source(kind, {"a.png": b"a", fitting: b"b", long: b"c", other: b"d"}, tmp_path)
+    assert _contents(source) == {"a.png": b"a", fitting: b"b"}
+    assert list(source.refused.values()) == ["its name is too long"] * 2
+    assert all(name.startswith(long[:100] + "...") and len(name) < 130 for name in source.refused)
+    assert not any(name.endswith("(2)") for name in source.refused)  # they are no doubles
+
+
+def test_names_of_any_length_are_refused_by_names_that_a_table_can_hold(tmp_path: Path) -> None:
+    names = ["x" * 140_000 + ".png", "../" + "x" * 140_000 + ".png"]
+    source = _of_tar(tmp_path, [(_member(name), b"x") for name in [names[0], *names, "a.png"]])
+    assert source.names == ["a.png"]
+    assert len(source.refused) == 3
+    assert max(map(len, source.refused)) < 130
 
 
 # ---- state
@@ -343,6 +356,24 @@ def test_our_own_writers_names_and_order(tmp_path: Path) -> None:
     assert source.labels.values.tolist() == [1, 1, 1]
     assert source.shuffled
     assert not _nvlabs(tmp_path, table | {"shuffled": "no"}).shuffled
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("channels", "resolution"), [(1, 4), (3, 1024)])
+def test_our_own_writers_channels_and_resolution(channels: int, resolution: int, kind: str, tmp_path: Path) -> None:
+    table = {"labels": None, "channels": channels, "resolution": resolution}
+    source = _nvlabs(tmp_path, table, kind)
+    assert (source.channels, source.top) == (channels, resolution)
+
+
+def test_wrong_channels_and_resolutions_are_passed_over(tmp_path: Path) -> None:
+    for wrong in (0, 2, -1, True, False, 1.0, 3.0, 12, "1", None, [4], {}):
+        source = _nvlabs(tmp_path, {"labels": None, "channels": wrong, "resolution": wrong})
+        assert (source.channels, source.top) == (None, None), wrong
+    source = _nvlabs(tmp_path, {"labels": None})
+    assert (source.channels, source.top) == (None, None)
+    source = _nvlabs(tmp_path, {"labels": None, "channels": 4, "resolution": 64})
+    assert (source.channels, source.top) == (None, 64)
 
 
 def test_pictures_without_an_entry_are_refused_and_entries_without_a_picture_ignored(tmp_path: Path) -> None:
@@ -523,16 +554,30 @@ def test_what_may_not_be_read_is_refused(tmp_path: Path) -> None:
     (folder / "c").chmod(0)
     refused = dict(folder_source(folder).refused)
     folder.chmod(0)
-    with pytest.raises(UserError, match="ermission"):
+    with pytest.raises(UserError, match=r"folder cannot be read: Permission denied\.$"):
         folder_source(folder)
     folder.chmod(0o700)
     for kind, opened in (("zip", zip_source), ("tar", lambda path: tar_source(path, tmp_path))):
         _source(kind, {"a.png": b"a"}, tmp_path)
         (tmp_path / f"data.{kind}").chmod(0)
-        with pytest.raises(UserError, match="no permission"):
+        with pytest.raises(UserError, match=rf"data\.{kind} cannot be read: Permission denied\.$"):
             opened(tmp_path / f"data.{kind}")
+        with pytest.raises(UserError, match=rf"data\.{kind} cannot be read: Permission denied\.$"):
+            is_tar(tmp_path / f"data.{kind}")
     (folder / "c").chmod(0o700)
     assert refused == dict.fromkeys(["b.png", "c"], "no permission to read it")
+
+
+@pytest.mark.parametrize("opened", [is_tar, zip_source, lambda path: tar_source(path, path.parent)])
+def test_an_archive_that_may_not_be_read_is_no_damaged_one(opened, tmp_path: Path, monkeypatch) -> None:
+    def refuse(*_):
+        raise PermissionError(13, "Permission denied")
+
+    path = _zip(tmp_path / "x.zip", {"a.png": b"a"})
+    monkeypatch.setattr(Path, "open", refuse)
+    monkeypatch.setattr(archives, "_list_zip", refuse)
+    with pytest.raises(UserError, match=r"x\.zip cannot be read: Permission denied\.$"):
+        opened(path)
 
 
 def test_deep_folders_are_walked_and_too_deep_ones_refused(tmp_path: Path) -> None:
@@ -609,7 +654,7 @@ def test_zips_behind_other_bytes_and_written_in_a_stream(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    "name", ["/a.png", "../a.png", "x/../../a.png", "x/../a.png", "C:/a.png", "c:a.png", "..\\a.png", "\\\\s\\a.png"]
+    "name", ["/a.png", "../a.png", "x/../../a.png", "x/../a.png", "C:/a.png", "c:\\a.png", "..\\a.png", "\\\\s\\a.png"]
 )
 def test_members_that_point_outside_are_refused(name: str, tmp_path: Path) -> None:
     for source in (
@@ -618,6 +663,15 @@ def test_members_that_point_outside_are_refused(name: str, tmp_path: Path) -> No
     ):
         assert source.names == ["b.png"]
         assert list(source.refused.values()) == ["points outside the archive"]
+
+
+def test_a_colon_makes_no_drive(tmp_path: Path) -> None:
+    names = ["a: 1.png", "b:2.png", "cd:/3.png"]
+    for source in (
+        _of_zip(tmp_path, dict.fromkeys(names, b"x")),
+        _of_tar(tmp_path, [(_member(name), b"x") for name in names]),
+    ):
+        assert (source.names, source.refused) == (names, {})
 
 
 def test_other_files_that_point_outside_are_passed_over(tmp_path: Path) -> None:
@@ -641,6 +695,41 @@ def test_needless_parts_of_names_are_dropped(tmp_path: Path) -> None:
     ):
         assert _contents(source) == {"a/1.png": b"1", "b/2.png": b"2"}
         assert (source.passed_over, source.refused) == (0, {})
+
+
+def _misnamed(tmp_path: Path, name: str, raw: bytes, files: Files) -> Source:
+    """Of a zip in which a name, in UTF-8 by its flag, is overwritten by other bytes."""
+    path = _zip(tmp_path / "x.zip", files)
+    path.write_bytes(path.read_bytes().replace(name.encode(), raw))
+    return zip_source(path)
+
+
+@pytest.mark.parametrize("raw", [b"\xff\xe9.png", b"\xed\xa0.png", b"a\xc3.png"])
+def test_a_zips_name_that_is_no_utf8_loses_no_other_picture(raw: bytes, tmp_path: Path) -> None:
+    files = {"b.png": b"b", "é.png": b"bad", "\ufffd.png": b"odd", "ü.png": b"u", "ä.txt": b"t", "é.txt": b"t"}
+    source = _misnamed(tmp_path, "é.png", raw, files)
+    assert _contents(source) == {"b.png": b"b", "\ufffd.png": b"odd", "ü.png": b"u"}
+    assert list(source.refused.values()) == ["its name is not the UTF-8 that it claims to be"]
+    assert source.passed_over == 2
+    assert _misnamed(tmp_path, "é.txt", b"\xff\xff.txt", files).refused == {}
+
+
+def test_a_zips_bad_name_is_found_behind_extra_fields_and_comments(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        info = zipfile.ZipInfo("a.png")
+        info.extra, info.comment = struct.pack("<2H4s", 0x7777, 4, b"PK\1\2"), b"comment"
+        archive.writestr(info, b"a")
+        archive.writestr("é.png", b"bad")
+    data = (tmp_path / "x.zip").read_bytes()
+    (tmp_path / "x.zip").write_bytes(data.replace("é.png".encode(), b"\xff\xff.png"))
+    source = zip_source(tmp_path / "x.zip")
+    assert (source.names, len(source.refused)) == (["a.png"], 1)
+
+
+def test_zips_from_before_utf8_are_read(tmp_path: Path) -> None:
+    path = _zip(tmp_path / "x.zip", {"ab.png": b"x"})
+    path.write_bytes(path.read_bytes().replace(b"ab.png", "éü.png".encode("cp437")))
+    assert _contents(zip_source(path)) == {"éü.png": b"x"}
 
 
 def test_encrypted_members_are_refused(tmp_path: Path) -> None:

@@ -85,11 +85,14 @@ def test_pictures_come_out_as_they_went_in(kind: str, fortran: bool, last: bool,
     assert (_all(source) == pixels).all()
     assert source.names == [f"{n:06d}" for n in range(7)]
     assert (source.labels, source.refused, source.passed_over, source.shuffled) == (None, {}, 0, False)
+    assert source.channels == {1: 1, 3: 3, 4: None}[channels]
 
 
 def test_grey_pictures_need_no_axis_for_it(tmp_path: Path) -> None:
     pixels = np.random.default_rng(2).integers(0, 256, (7, 5, 3), np.uint8)
-    assert (_all(_npy(tmp_path, pixels)) == pixels[:, None]).all()
+    source = _npy(tmp_path, pixels)
+    assert (_all(source) == pixels[:, None]).all()
+    assert source.channels == 1
 
 
 LAYOUTS = {
@@ -294,17 +297,28 @@ def test_other_vectors_stay(row: list[float], tmp_path: Path) -> None:
 def test_labels_beside_an_npy(tmp_path: Path) -> None:
     assert _npy(tmp_path, PIXELS, np.array([1, 0, 1, 0, 0])).labels.values.tolist() == [1, 0, 1, 0, 0]
     assert _npy(tmp_path, PIXELS, np.eye(5, dtype=np.float32)).labels.names == tuple("01234")
-    for unfit in (np.zeros(4, int), np.zeros((4, 2)), np.zeros((5, 2, 2)), np.zeros(5), np.zeros((5, 0)), np.array(1)):
-        assert _npy(tmp_path, PIXELS, unfit).labels is None
-    absurd = b"{'descr': '<f8', 'fortran_order': False, 'shape': (5, 1099511627776), }".ljust(117) + b"\n"
-    (tmp_path / "x-labels.npy").write_bytes(b"\x93NUMPY\x01\x00" + struct.pack("<H", len(absurd)) + absurd)
-    assert array_source(tmp_path / "x.npy", tmp_path).labels is None
     (tmp_path / "x-labels.npy").unlink()
     (tmp_path / "x-labels.npy").mkdir()
     assert array_source(tmp_path / "x.npy", tmp_path).labels is None
 
 
-UNFIT = [np.zeros(4, int), np.zeros((4, 2)), np.zeros((5, 2, 2)), np.zeros(5), np.array(1), np.array([b"a"] * 5)]
+def test_absurd_labels_beside_an_npy_are_not_read(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", PIXELS)
+    absurd = b"{'descr': '<f8', 'fortran_order': False, 'shape': (5, 1099511627776), }".ljust(117) + b"\n"
+    (tmp_path / "x-labels.npy").write_bytes(b"\x93NUMPY\x01\x00" + struct.pack("<H", len(absurd)) + absurd)
+    with pytest.raises(UserError, match="do not fit the 5 pictures"):
+        array_source(tmp_path / "x.npy", tmp_path)
+
+
+UNFIT = [
+    np.zeros(4, int),
+    np.zeros((4, 2)),
+    np.zeros((5, 2, 2)),
+    np.zeros(5),
+    np.array(1),
+    np.array([b"a"] * 5),
+    np.zeros((5, 0)),
+]
 
 
 @pytest.mark.parametrize("labels", UNFIT, ids=lambda a: f"{a.dtype}{list(a.shape)}")
@@ -312,6 +326,10 @@ def test_what_does_not_fit_is_a_users_mistake_unless_it_may_be_anything(labels: 
     with pytest.raises(UserError, match="do not fit its 5 pictures"):
         _labelled(tmp_path, labels)
     assert _labelled(tmp_path, labels, "arr_1").labels is None
+    with pytest.raises(UserError) as error:
+        _npy(tmp_path, PIXELS, labels)
+    beside, shape = f"{tmp_path / 'x-labels.npy'} holds {labels.dtype} ", list(labels.shape)
+    assert str(error.value).startswith(f"{beside}{shape}, which do not fit the 5 pictures of {tmp_path / 'x.npy'};")
 
 
 @pytest.mark.parametrize(
@@ -369,10 +387,10 @@ def test_objects_are_never_unpickled(tmp_path: Path) -> None:
         lambda: _npy(tmp_path, evil),
         lambda: _npz(tmp_path, images=evil),
         lambda: _npz(tmp_path, images=LAST, labels=evil),
+        lambda: _npy(tmp_path, PIXELS, evil),
     ):
         with pytest.raises(UserError):
             make()
-    assert _npy(tmp_path, PIXELS, evil).labels is None
     (tmp_path / "x.npy").write_bytes(pickle.dumps(Evil()))
     with pytest.raises(UserError):
         array_source(tmp_path / "x.npy", tmp_path)
@@ -392,6 +410,22 @@ def test_what_is_no_file_is_a_users_mistake(make, tmp_path: Path) -> None:
     make(tmp_path / "x.npy")
     with pytest.raises(UserError, match=r"x\.npy"):
         array_source(tmp_path / "x.npy", tmp_path)
+
+
+@pytest.mark.parametrize("name", ["x.npy", "x.npz", "x-labels.npy"])
+def test_what_may_not_be_read_is_no_damaged_file(name: str, tmp_path: Path, monkeypatch) -> None:
+    def refuse(path, *arguments):
+        if path.name == name:
+            raise PermissionError(13, "Permission denied", str(path))
+        return usual(path, *arguments)
+
+    _npy(tmp_path, PIXELS, np.arange(5))
+    _npz(tmp_path, PIXELS)
+    usual = Path.open
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(UserError) as error:
+        array_source(tmp_path / name.replace("-labels", ""), tmp_path)
+    assert str(error.value) == f"{tmp_path / name} cannot be read: Permission denied."
 
 
 def test_a_cut_off_file_is_a_users_mistake(tmp_path: Path) -> None:

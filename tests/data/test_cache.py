@@ -76,6 +76,31 @@ def test_what_had_to_be_unpacked_does_not_stay(pictures, tmp_path, cache):
     assert len([p for p in cache.iterdir() if p.is_dir()]) == 2
 
 
+def test_what_had_to_be_unpacked_is_not_unpacked_again(pictures, tmp_path, cache, monkeypatch):
+    def packed(count):
+        with tarfile.open(tmp_path / "p.tgz", "w:gz") as tar:
+            for n in range(count):
+                tar.add(pictures / f"{n}.png", f"{n}.png")
+
+    packed(5)
+    first = open_data(str(tmp_path / "p.tgz"), R, 3, _quiet, _quiet)
+    with monkeypatch.context() as patch:
+        patch.setattr("progan.data.cache.open_source", None)
+        assert open_data(str(tmp_path / "p.tgz"), R, 3, _quiet, _quiet).path == first.path
+    assert open_data(str(tmp_path / "p.tgz"), 8, 3, _quiet, _quiet).top == 8
+    packed(6)
+    assert open_data(str(tmp_path / "p.tgz"), R, 3, _quiet, _quiet).count == 6
+
+
+def test_a_name_means_the_same_everywhere(cache, tmp_path, monkeypatch):
+    paths = set()
+    for place in ("a", "b"):
+        (tmp_path / place).mkdir()
+        monkeypatch.chdir(tmp_path / place)
+        paths.add(open_data("faces:20", 8, 3, _quiet, _quiet).path)
+    assert len(paths) == 1
+
+
 @pytest.mark.parametrize("text", ["faces:20", "mnist"])
 def test_names_are_understood_too(text, cache):
     if text == "mnist":

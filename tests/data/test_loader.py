@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import math
+import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -414,6 +416,17 @@ def test_each_picture_is_announced_once_before_it_is_read(supply: Supply, monkey
     read_in_order(level, np.arange(10), np.zeros((10, *level.shape[1:]), np.uint8), threading.Event())
     numbers = [[(offset - level.offset) // 768 for offset in part] for part in announced]
     assert numbers == [[0, 1, 2, 3, 4, 5], [6, 7, 8], [9], []]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux can be told")
+def test_the_system_is_told_in_pieces_that_it_takes_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = []
+    monkeypatch.setattr(os, "posix_fadvise", lambda _file, start, size, advice: told.append((start, size, advice)))
+    (tmp_path / "file").touch()
+    with (tmp_path / "file").open("rb", buffering=0) as file:
+        module._announce(file, [128, 1_000_128], 300_000)
+    pieces = [(0, 131_072), (131_072, 131_072), (262_144, 37_856)]
+    assert told == [(at + n, size, os.POSIX_FADV_WILLNEED) for at in (128, 1_000_128) for n, size in pieces]
 
 
 def test_a_large_level_is_read_from_its_file_and_a_small_one_from_memory(

@@ -20,7 +20,8 @@ from PIL import Image
 from progan.data import prepare as prepare_module
 from progan.data.pictures import Recipe
 from progan.data.prepare import Wish, prepare
-from progan.data.pyramid import hash_file
+from progan.data.pyramid import hash_file, open_pyramid
+from progan.data.writer import Draft
 from progan.errors import UserError
 
 R = 16
@@ -252,17 +253,20 @@ def test_more_than_half_skipped_is_an_error_unless_allowed(pictures, tmp_path):
         (pictures / "part0" / f"x{n}.png").write_bytes(_grey(0, 4))
     with pytest.raises(UserError, match=r"more than half .*: 7 of 13 .*: 7 x smaller .*upscale or .*--allow-skips"):
         _make(pictures, tmp_path / "out")
-    assert _names(tmp_path) == ["pictures"]
-    assert _make(pictures, tmp_path / "out", wish=Wish(workers=0, allow_skips=True)).count == 6
+    seen = []
+    wish = Wish(workers=0, allow_skips=True)
+    assert _make(pictures, tmp_path / "out", wish=wish, progress=lambda done, total: seen.append(done)).count == 6
+    assert seen == []  # what the first attempt had done was kept
+    assert _names(tmp_path) == ["out", "pictures"]
     (pictures / "part0" / "x0.png").unlink()  # exactly half
     assert _make(pictures, tmp_path / "half").count == 6
 
 
 def test_strict_ends_at_the_first_bad_picture(pictures, tmp_path):
     (pictures / "part0" / "small.png").write_bytes(_grey(0, 4))
-    with pytest.raises(UserError, match=rf"part0/small.png: smaller than {R}x{R}; --strict"):
+    with pytest.raises(UserError, match=rf"part0/small.png: smaller than {R}x{R}; without --strict"):
         _make(pictures, tmp_path / "out", wish=Wish(workers=0, strict=True))
-    assert _names(tmp_path) == ["pictures"]
+    assert not (tmp_path / "out").exists()
     (pictures / "part0" / "small.png").unlink()
     assert _make(pictures, tmp_path / "out", wish=Wish(workers=0, strict=True)).count == 6
 
@@ -309,7 +313,7 @@ def test_an_interrupted_preparation_goes_on_where_it_stopped(tmp_path, error, mo
 
 
 @pytest.mark.parametrize("change", ["recipe", "source", "draft"])
-def test_what_has_changed_meanwhile_is_started_over(tmp_path, change):
+def test_what_has_changed_meanwhile_is_started_afresh(tmp_path, change):
     source = _fill(tmp_path / "pictures", 20)
 
     def interrupt(done, total):
@@ -320,7 +324,7 @@ def test_what_has_changed_meanwhile_is_started_over(tmp_path, change):
     if change == "source":
         (source / "part0" / "00.png").write_bytes(_grey(255))
     if change == "draft":
-        (tmp_path / ".out.part" / "0016x0016.npy").write_bytes(b"short")
+        next((tmp_path / ".out.part").glob("*/0016x0016.npy")).write_bytes(b"short")
     size = R if change == "recipe" else 32
     seen = []
     _make(source, tmp_path / "out", size, progress=lambda done, total: seen.append(done), upscale=True)
@@ -331,15 +335,16 @@ def test_what_has_changed_meanwhile_is_started_over(tmp_path, change):
 
 SCRIPT = """
 import sys
+from pathlib import Path
+from progan.data import workers, writer
+from progan.data.pictures import Recipe
+from progan.data.prepare import Wish, prepare
+
 def said(done, total):
     print(done, flush=True)
-if __name__ == "__main__":  # workers import this file, too
-    from pathlib import Path
-    from progan.data import workers, writer
-    from progan.data.pictures import Recipe
-    from progan.data.prepare import Wish, prepare
-    workers.CHUNK_BYTES, writer.SAVE_SEC = 40_000, 0.0
-    prepare(sys.argv[1], Path(sys.argv[2]), Recipe(64), Wish(workers=int(sys.argv[3])), progress=said)
+
+workers.CHUNK_BYTES, writer.SAVE_SEC = 40_000, 0.0
+prepare(sys.argv[1], Path(sys.argv[2]), Recipe(64), Wish(workers=int(sys.argv[3])), progress=said)
 """
 
 
@@ -368,6 +373,96 @@ def test_killed_again_and_again_it_ends_as_if_nothing_had_happened(tmp_path, wor
     assert kills >= 3
     assert _files(tmp_path / "out") == _files(tmp_path / "whole")
     assert _names(tmp_path) == ["out", "pictures", "script.py", "whole"]
+
+
+@pytest.mark.parametrize("way", ["file", "stdin"])
+def test_workers_need_no_guard_in_the_script(pictures, tmp_path, way):
+    (tmp_path / "script.py").write_text(SCRIPT)
+    for path in pictures.rglob("*.png"):
+        path.write_bytes(_grey(1, 64))
+    arguments = [str(pictures), str(tmp_path / "out"), "2"]
+    command = [sys.executable, "-" if way == "stdin" else str(tmp_path / "script.py"), *arguments]
+    subprocess.run(command, input=SCRIPT, text=True, check=True, capture_output=True, timeout=60)
+    assert open_pyramid(tmp_path / "out").count == 6
+
+
+def test_another_wish_leaves_an_interrupted_draft_alone(tmp_path):
+    source = _fill(tmp_path / "pictures", 20)
+
+    def interrupt(done, total):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        _make(source, tmp_path / "out", progress=interrupt)
+    with pytest.raises(UserError, match="no picture is left"):
+        _make(source, tmp_path / "out", 64)
+    with pytest.raises(UserError, match="not a power of two"):
+        _make(source, tmp_path / "out", 63)
+    with pytest.raises(UserError, match="does not exist"):
+        _make(tmp_path / "nowhere", tmp_path / "out")
+    seen = []
+    _make(source, tmp_path / "out", progress=lambda done, total: seen.append(done))
+    assert seen == []  # all of it had been recorded
+    assert _names(tmp_path) == ["out", "pictures"]
+
+
+def test_wherever_add_is_interrupted_the_record_is_sound(tmp_path, monkeypatch):
+    """A Ctrl-C may come between any two lines."""
+    _make(_fill(tmp_path / "pictures", 30), tmp_path / "whole")
+    (tmp_path / "pictures" / "part0" / "x.png").write_bytes(b"broken")
+    _make(tmp_path / "pictures", tmp_path / "whole2")
+    monkeypatch.setattr("progan.data.workers.CHUNK_BYTES", 8 * 3 * R * R)
+    code = Draft.add.__code__
+    for line in sorted({n for _, _, n in code.co_lines() if n}):
+        calls = []
+
+        def trace(frame, event, arg, line=line, calls=calls):
+            if frame.f_code is not code:
+                return trace if event == "call" else None
+            if event == "line" and frame.f_lineno == line:
+                calls.append(line)
+                if len(calls) == 3:
+                    raise KeyboardInterrupt
+            return trace
+
+        before = sys.gettrace()
+        sys.settrace(trace)
+        try:
+            _make(tmp_path / "pictures", tmp_path / f"{line}")
+        except KeyboardInterrupt:
+            pass
+        finally:
+            sys.settrace(before)
+        if not (tmp_path / f"{line}").exists():
+            _make(tmp_path / "pictures", tmp_path / f"{line}")
+        assert _files(tmp_path / f"{line}") == _files(tmp_path / "whole2")
+
+
+def test_max_images_does_not_count_what_the_source_refused(pictures, tmp_path):
+    path = _zipped(pictures, tmp_path / "p.zip")
+    with zipfile.ZipFile(path, "a") as archive:
+        for n in range(4):
+            archive.writestr(f"../{n}.png", _grey(n))
+    assert _make(path, tmp_path / "out", wish=Wish(workers=0, max_images=3)).count == 3
+
+
+def test_a_destination_without_a_name_is_refused(pictures, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    for destination in (".", "/", "pictures/.."):
+        with pytest.raises(UserError, match="is no name for something new"):
+            _make(pictures, Path(destination))
+
+
+def test_a_source_is_titled_by_its_name(pictures, monkeypatch, tmp_path):
+    monkeypatch.chdir(pictures)
+    assert _make(Path("."), tmp_path / "out").about["source"] == "pictures"
+
+
+def test_what_is_too_low_is_said_at_once(pictures, tmp_path):
+    _make(pictures, tmp_path / "a")
+    with pytest.raises(UserError, match=r"a reaches 16x16 only: take --max-res 16, or --upscale with 32"):
+        _make(tmp_path / "a", tmp_path / "b", 32)
+    assert _make(tmp_path / "a", tmp_path / "b", 32, upscale=True).top == 32
 
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")
@@ -400,9 +495,9 @@ def _session(session: int) -> list[int]:
 
 
 def test_a_second_process_is_told(pictures, tmp_path):
-    from progan.data.writer import draft_folder
+    from progan.data.writer import workshop
 
-    with draft_folder(tmp_path / "out"):
+    with workshop(tmp_path / "out"):
         code = f"import sys; sys.argv = ['', {str(pictures)!r}, {str(tmp_path / 'out')!r}, '0']\n{SCRIPT}"
         result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert "out is being prepared by another process" in result.stderr
@@ -438,7 +533,7 @@ def test_a_disk_that_refuses_gives_one_sentence_and_loses_nothing(tmp_path):
     for _ in range(2):
         result = subprocess.run(command, capture_output=True, text=True, check=False)
         assert result.returncode == 2, result.stderr
-        assert result.stderr.startswith(f"progan: {tmp_path / 'out'} cannot be written: File too large")
+        assert result.stderr.startswith(f"progan: {tmp_path / 'out'} cannot be written (File too large)")
         assert len(result.stderr.splitlines()) == 1
         assert not (tmp_path / "out").exists()
     assert len(list(source.rglob("*.png"))) == 130

@@ -124,6 +124,28 @@ def test_a_path_wins_over_a_name(pictures, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert len(_open("mnist", tmp_path).names) == 4
 
+    pictures = tmp_path / "mnist"
+    pictures.rename(tmp_path / "faces")
+    assert len(_open("faces", tmp_path).names) == 4
+
+
+def test_faces_need_a_size(tmp_path):
+    for text in ("faces", "faces:20"):
+        with pytest.raises(UserError, match=rf"{text} can be drawn at any size: say --max-res R"):
+            _open(text, tmp_path, 0)
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip"])
+def test_what_may_not_be_read_is_said(kind, pictures, tmp_path, monkeypatch):
+    def refuse(*_):
+        raise PermissionError(13, "Permission denied")
+
+    source = KINDS[kind](pictures, tmp_path)
+    monkeypatch.setattr("progan.data.sources.os.scandir", refuse)
+    monkeypatch.setattr("progan.data.sources.os.open", refuse)
+    with pytest.raises(UserError, match=r"cannot be read: Permission denied\."):
+        _open(source, tmp_path)
+
 
 def test_faces_are_counted():
     assert faces_count("faces:5000", 64) == 5000

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from progan.data.archives import zip_source
 from progan.data.source import Labels
 from progan.data.stylegan import write_zip
 
@@ -58,7 +59,15 @@ def test_nvlabs_reader_sees_the_pixels(tmp_path_factory, count, channels, resolu
     assert found.dtype == np.uint8
     assert np.array_equal(found, pixels)
     assert labels.shape == (count, 0)
-    assert about(path) == {"labels": None, "names": [], "shuffled": True}
+    assert about(path) == {
+        "labels": None,
+        "names": [],
+        "shuffled": True,
+        "channels": channels,
+        "resolution": resolution,
+    }
+    source = zip_source(path)
+    assert (source.channels, source.top, source.shuffled) == (channels, resolution, True)
 
 
 def test_nvlabs_reader_sees_classes(tmp_path):
@@ -66,6 +75,12 @@ def test_nvlabs_reader_sees_classes(tmp_path):
     path = write(tmp_path / "data.zip", pictures(4), labels)
     assert np.array_equal(read(path)[1], np.eye(3, dtype=np.float32)[[2, 0, 1, 2]])
     assert about(path)["names"] == ["hat", "Brötchen", "shoe"]
+
+
+def test_names_that_are_no_utf8_come_back(tmp_path):
+    names = ("hat", os.fsdecode(b"caf\xe9"), "é\n\u2028\U0001f600")
+    path = write(tmp_path / "data.zip", pictures(3), Labels(np.arange(3), names))
+    assert zip_source(path).labels.names == names
 
 
 FLOATS = st.floats(width=32, allow_nan=False, allow_infinity=False)
@@ -91,7 +106,7 @@ def test_the_text_of_the_labels(tmp_path):
         text = archive.read("dataset.json").decode()
     names = '"names": ["a", "b", "c", "d", "e", "f", "g"]'
     labels = '"labels": [["00000/img00000000.png", 6], ["00000/img00000001.png", 0]]'
-    assert text == f'{{{labels}, {names}, "shuffled": true}}'
+    assert text == f'{{{labels}, {names}, "shuffled": true, "channels": 3, "resolution": 8}}'
 
 
 def test_a_thousand_pictures_a_folder(tmp_path):
@@ -134,6 +149,8 @@ def test_equal_data_is_an_equal_file(tmp_path, monkeypatch):
 def test_pictures_are_read_one_by_one_and_counted(tmp_path):
     class Streamed:
         """Five pictures, of which no two are asked for together."""
+
+        shape = (5, 3, 4, 4)
 
         def __len__(self):
             return 5

@@ -220,6 +220,12 @@ def test_classes_with_names_have_them_beside(tmp_path):
     assert json.loads((tmp_path / "set-names.json").read_text(encoding="utf-8")) == ["Brötchen", "hat"]
 
 
+def test_names_that_are_no_utf8_come_back(tmp_path):
+    names = ("hat", os.fsdecode(b"caf\xe9"), "é\n\u2028\U0001f600")
+    write(tmp_path, pictures(3, 4), Labels(np.arange(3), names))
+    assert tfrecords_source(tmp_path).labels.names == names
+
+
 def test_progress_counts_pictures(tmp_path):
     seen = []
     write_tfrecords(tmp_path, "set", pictures(130, 8), None, lambda done, total: seen.append((done, total)))
@@ -257,7 +263,7 @@ def test_everything_comes_back(tmp_path_factory, size, kind):
     assert not lost
     assert len(whole) == count
     assert all(same(picture, levels, number) for number, picture in whole.items())
-    assert (source.top, source.shuffled, source.names[0]) == (top, True, "000000")
+    assert (source.top, source.channels, source.shuffled, source.names[0]) == (top, channels, True, "000000")
     assert (source.labels is None) == (labels is None)
     if labels and source.labels:
         assert source.labels.names == labels.names
@@ -576,8 +582,18 @@ def test_a_file_that_cannot_be_opened_is_named(small, monkeypatch):
         raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr(Path, "open", refuse)
-    with pytest.raises(UserError, match=r"set-r03.tfrecords cannot be read \(Permission denied\)"):
+    with pytest.raises(UserError, match=r"set-r03.tfrecords cannot be read: Permission denied\.$"):
         tfrecords_source(small)
+
+
+def test_a_folder_that_cannot_be_listed_is_named(small, monkeypatch):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(os, "listdir", refuse)
+    for look in (is_tfrecords, tfrecords_source):
+        with pytest.raises(UserError, match=r"small cannot be read: Permission denied\.$"):
+            look(small)
 
 
 def test_the_state_tells_of_changes(small):
