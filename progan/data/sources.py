@@ -34,7 +34,7 @@ def open_source(text: str, max_res: int, root: Path, download: bool, scratch: Pa
     for what must be unpacked first. Raises UserError where there are no pictures, or the text is something else.
     """
     path = Path(text)
-    if not path.exists():
+    if not _exists(path):
         if is_faces(text):
             return faces_source(faces_count(text, max_res), max_res)
         if is_known(text):
@@ -68,7 +68,15 @@ def _open_path(path: Path, scratch: Path) -> Source:
     raise UserError(f"{path} is not understood; data is {UNDERSTOOD}.")
 
 
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError as error:  # a folder above it that may not be searched, a name that is too long
+        raise UserError(f"{path} cannot be read: {error.strerror}.") from None
+
+
 def _check_readable(path: Path) -> None:
+    """Raises UserError where a file or folder may not be read."""
     try:
         os.scandir(path).close() if path.is_dir() else os.close(os.open(path, os.O_RDONLY | NOT_WAITING))
     except OSError as error:

@@ -129,6 +129,11 @@ def test_a_path_wins_over_a_name(pictures, tmp_path, monkeypatch):
     assert len(_open("faces", tmp_path).names) == 4
 
 
+def test_a_name_that_no_disk_can_hold_is_said(tmp_path):
+    with pytest.raises(UserError, match=r"cannot be read: File name too long"):
+        _open("x" * 5000, tmp_path)
+
+
 def test_faces_need_a_size(tmp_path):
     for text in ("faces", "faces:20"):
         with pytest.raises(UserError, match=rf"{text} can be drawn at any size: say --max-res R"):
