@@ -25,7 +25,7 @@ from progan.schedule import OFFICIAL_BATCH, OFFICIAL_LR, OFFICIAL_TICK_KIMG, Sch
 class Data:
     """What is learnt."""
 
-    source: str = "faces"  # a pyramid, a folder or zip of pictures, `faces`, or `faces:COUNT`
+    source: str = "faces"  # what `progan prepare` takes, `faces`, or `faces:COUNT`
     labels: tuple[str, ...] = ()  # use only the pictures of these classes; empty = all
     max_images: int = 0  # use the first N of them only; 0 = all
     balance: bool = False  # show each class equally often

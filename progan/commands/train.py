@@ -10,7 +10,7 @@ from progan.commands.types import Number
 
 
 @click.command()
-@click.option("--data", metavar="SRC", help="A pyramid, a folder or .zip of pictures, or `faces`, the built-in set.")
+@click.option("--data", metavar="SRC", help="Anything that `progan prepare` takes, or `faces`, the built-in set.")
 @click.option("--max-res", type=int, metavar="R", help="Final resolution: a power of two from 4 to 1024.")
 @click.option(
     "--config", "preset", metavar="NAME|FILE", help="A preset (see `progan schedule --help`) or a .toml file."
