@@ -49,6 +49,23 @@ def replacing(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+def check_new(path: Path) -> None:
+    """Raises UserError where something has this name already, were it a link that leads nowhere."""
+    if os.path.lexists(path):
+        raise UserError(f"{path} exists already; choose another destination or remove it yourself.")
+
+
+def write_new(path: Path, content: bytes, mend: str) -> None:
+    """Write a new file whole, or none. A file that holds these very bytes stays; UserError, with the mend, where it
+    holds others, so that nothing is ever lost.
+    """
+    if not path.exists():
+        with atomic(path) as temporary:
+            temporary.write_bytes(content)
+    elif path.read_bytes() != content:
+        raise UserError(f"{path}: another picture has this name; {mend}.")
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a whole text file, or none."""
     with atomic(path) as temporary:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+import itertools
+import os
+import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -76,3 +79,27 @@ def tiny(tiny_data: Path) -> Callable[..., Config]:
 def quiet() -> Console:
     """A console that nobody sees; `quiet.stream.getvalue()` is what it printed."""
     return Console(io.StringIO())
+
+
+@pytest.fixture
+def no_hanging() -> Iterator[None]:
+    """A test that hangs fails."""
+
+    def hang(*_: object) -> None:
+        raise AssertionError("it hangs")
+
+    previous = signal.signal(signal.SIGALRM, hang)
+    signal.alarm(60)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, previous)
+
+
+TIMES = itertools.count(10**18, 10**6)
+
+
+def aged(path: Path) -> Path:
+    """Give a file a time that no other has: the system's clock may stand still between two writes."""
+    time = next(TIMES)
+    os.utime(path, ns=(time, time))
+    return path

@@ -12,8 +12,6 @@ import click
 from progan.console import plain, size
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from progan.console import Console
     from progan.data.inspect import Deviation, Statistics
     from progan.data.pyramid import Pyramid
@@ -47,6 +45,8 @@ def info(path: Path, out: Path | None) -> None:
     from progan.console import Console
     from progan.data.inspect import sample_size, sheet, statistics
     from progan.data.pyramid import open_pyramid
+    from progan.files import write_new
+    from progan.images import png
 
     out = out or Path(f"{Path(os.path.abspath(path)).name}-info.png")
     if out.suffix.lower() != ".png":
@@ -58,7 +58,8 @@ def info(path: Path, out: Path | None) -> None:
     show(console, colour_lines(numbers, pyramid.count))
     show(console, oddities(pyramid, console))
     show(console, label_lines(pyramid))
-    keep(out, sheet(pyramid, numbers.picture), pyramid.fingerprint)
+    content = png(sheet(pyramid, numbers.picture), {"fingerprint": pyramid.fingerprint})
+    write_new(out, content, "give --out another name")
     console.line(f"{out}: the mean picture and samples")
 
 
@@ -225,17 +226,3 @@ def watched(console: Console, what: str) -> Callable[[int, int], None]:
     from progan.console import bar
 
     return lambda done, total: console.live(f"{what} {bar(done, total)}")
-
-
-def keep(path: Path, pixels: Tensor, fingerprint: str) -> None:
-    """Write a PNG, unless it is there already. UserError where the file holds something else: nothing is ever lost."""
-    from progan.errors import UserError
-    from progan.files import atomic
-    from progan.images import png
-
-    content = png(pixels, {"fingerprint": fingerprint})
-    if not path.exists():
-        with atomic(path) as draft:
-            draft.write_bytes(content)
-    elif path.read_bytes() != content:
-        raise UserError(f"{path}: another picture has this name; give --out another name.")

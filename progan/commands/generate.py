@@ -151,15 +151,8 @@ def write_sheet(path: Path, pictures: list[Tensor], columns: int, psi: float) ->
 
 
 def write_picture(path: Path, pixels: Tensor, text: dict[str, str]) -> None:
-    """A PNG of uint8 pixels [C, H, W] with text chunks. A file that holds these very bytes stays; UserError where it
-    holds others, so that nothing is ever lost."""
-    from progan.errors import UserError
-    from progan.files import atomic
+    """A PNG of uint8 pixels [C, H, W] with text chunks. Nothing is replaced."""
+    from progan.files import write_new
     from progan.images import png
 
-    content = png(pixels, text)
-    if not path.exists():
-        with atomic(path) as draft:
-            draft.write_bytes(content)
-    elif path.read_bytes() != content:
-        raise UserError(f"{path}: another picture has this name; give --out another directory.")
+    write_new(path, png(pixels, text), "give --out another directory")

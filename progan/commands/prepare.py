@@ -33,7 +33,12 @@ if TYPE_CHECKING:
 @click.option("--max-images", type=click.IntRange(min=1), metavar="N", help="Take N pictures of the shuffled order.")
 @click.option("--strict", is_flag=True, help="Stop at the first picture that cannot be taken.")
 @click.option("--allow-skips", is_flag=True, help="Go through with it though more than half are skipped.")
-@click.option("--workers", type=click.IntRange(min=0), metavar="N", help="Processes; 0 = none.  [default: one a core]")
+@click.option(
+    "--workers",
+    type=click.IntRange(min=0),
+    metavar="N",
+    help="Processes that decode pictures; 0 = none.  [default: one a core]",
+)
 @click.option("--root", type=click.Path(path_type=Path), metavar="DIR", help="Where torchvision's files lie.")
 @click.option("--download", is_flag=True, help="Let torchvision fetch its files into --root.")
 @click.option("--to", type=click.Choice(["pyramid", "zip", "tfrecords"]), default="pyramid", show_default=True,
@@ -75,11 +80,14 @@ def command(
     from progan.data.inspect import reasons
     from progan.data.pictures import Recipe
     from progan.data.prepare import Wish, prepare
+    from progan.data.sources import is_torchvision
 
     console = Console()
     if to != "pyramid":
         _export(src, dest, to, max_res, console)
         return
+    if (root or download) and not is_torchvision(src):
+        raise UserError(f"--root and --download are for torchvision's sets, and {src} is none.")
     recipe = Recipe(max_res or 0, int(channels or 0), crop, filter, background, upscale)
     wish = Wish(strict, allow_skips, max_images or 0, workers)
     try:
@@ -98,8 +106,7 @@ def command(
 def _export(src: str, dest: Path, to: str, max_res: int | None, console: Console) -> None:
     from progan.console import Meter
     from progan.data.export import EXPORTS
-    from progan.data.prepare import is_pyramid
-    from progan.data.pyramid import open_pyramid
+    from progan.data.pyramid import is_pyramid, open_pyramid
 
     context = click.get_current_context()
     beside = [name for name in context.params if name not in ("src", "dest", "to", "max_res")]

@@ -12,8 +12,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from progan.data.pictures import Recipe
-from progan.data.prepare import Progress, Wish, is_pyramid, resolved, title_of, write
-from progan.data.pyramid import VERSION, Pyramid, open_pyramid
+from progan.data.prepare import Wish, resolved, title_of, write
+from progan.data.pyramid import VERSION, Pyramid, is_pyramid, open_pyramid
+from progan.data.source import Progress
 from progan.data.sources import open_source
 from progan.data.writer import workshop
 from progan.errors import UserError

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 from progan.data.pyramid import Pyramid
+from progan.data.source import Progress
 from progan.data.stylegan import write_zip
 from progan.data.tfrecords import write_tfrecords
-from progan.errors import UserError
-from progan.files import atomic, atomic_folder
-
-Progress = Callable[[int, int], None]
+from progan.files import atomic, atomic_folder, check_new
 
 
 def export_zip(pyramid: Pyramid, path: Path, max_res: int, progress: Progress) -> None:
     """A StyleGAN2/3 zip of one level, with labels. Raises UserError where the path exists or the disk refuses."""
-    _check_new(path)
+    check_new(path)
     with atomic(path) as temporary:
         write_zip(temporary, pyramid.levels[max_res], pyramid.labels, progress)
 
@@ -26,15 +23,10 @@ def export_tfrecords(pyramid: Pyramid, folder: Path, max_res: int, progress: Pro
 
     Raises UserError where the folder exists or the disk refuses.
     """
-    _check_new(folder)
+    check_new(folder)
     levels = {r: level for r, level in pyramid.levels.items() if r <= max_res}
     with atomic_folder(folder) as temporary:
         write_tfrecords(temporary, folder.name, levels, pyramid.labels, progress)
-
-
-def _check_new(path: Path) -> None:
-    if path.exists():
-        raise UserError(f"{path} exists already; choose another destination or remove it yourself.")
 
 
 EXPORTS = {"zip": export_zip, "tfrecords": export_tfrecords}

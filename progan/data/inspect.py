@@ -16,13 +16,10 @@ import torch
 from torch import Tensor
 
 from progan.data.pyramid import LABELS, MANIFEST, SKIPPED, Pyramid, fingerprint, hash_file, level_name, read_manifest
-from progan.data.source import Array, Labels
+from progan.data.source import Array, Labels, Progress
 from progan.errors import UserError
 from progan.images import enlarge, grid
 from progan.nn.ops import downscale2d
-
-Progress = Callable[[int, int], None]
-"""Called with (done, total), in pictures."""
 
 CHUNK_BYTES = 1 << 24  # of pixels that are looked at together
 SAMPLE_BYTES = 1 << 32  # of the top level that the statistics read: seconds, however large the data

@@ -34,6 +34,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageCms, ImageColor, ImageFile, TiffImagePlugin, UnidentifiedImageError
 
+from progan.console import plain
 from progan.data.source import Array, Levels, Raw, Unreadable
 from progan.errors import UserError
 
@@ -492,4 +493,4 @@ def _reason(error: BaseException) -> str:
 def _line(text: str) -> str:
     """The first line, at most 200 characters, all of them printable."""
     first = (text.strip().splitlines() or [""])[0]
-    return "".join(letter if letter.isprintable() else "?" for letter in first)[:200].strip()
+    return plain(first)[:200].strip()

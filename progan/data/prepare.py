@@ -7,7 +7,7 @@ import hashlib
 import random
 import shutil
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,16 +16,13 @@ import numpy as np
 
 from progan.console import size
 from progan.data.pictures import Recipe, checked
-from progan.data.pyramid import MANIFEST, VERSION, Pyramid, open_pyramid
-from progan.data.source import Labels, Source
+from progan.data.pyramid import VERSION, Pyramid, open_pyramid
+from progan.data.source import Labels, Progress, Source
 from progan.data.sources import open_source
 from progan.data.workers import chunks, usable_cores
 from progan.data.writer import SCRATCH, Draft, workshop
 from progan.errors import UserError
 from progan.schedule import stage_of
-
-Progress = Callable[[int, int], None]
-"""Called with (done, total)."""
 
 SHUFFLE_SEED = 123  # the official tool's
 
@@ -163,8 +160,3 @@ def _check_left(draft: Draft, source: Source, wish: Wish, max_res: int) -> None:
         draft.drop()
     what = "more than half of the pictures cannot be taken" if left else "no picture is left"
     raise UserError(f"{what}: {skipped:,} of {left + skipped:,} are skipped: {commonest}{mend}.")
-
-
-def is_pyramid(path: Path) -> bool:
-    """Whether a path looks like a pyramid's folder."""
-    return (path / MANIFEST).is_file()

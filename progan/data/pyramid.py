@@ -32,6 +32,11 @@ def level_name(resolution: int) -> str:
     return f"{resolution:04d}x{resolution:04d}.npy"
 
 
+def is_pyramid(path: Path) -> bool:
+    """Whether a path looks like a pyramid's folder."""
+    return (path / MANIFEST).is_file()
+
+
 def hash_file(path: Path) -> str:
     """32 hexadecimal digits of a file's content."""
     with path.open("rb") as file:

@@ -18,6 +18,10 @@ Raw = bytes | Image.Image | Array | Levels
 """One picture as a source gives it: an image file's bytes, an opened image, pixels uint8 [C, H, W], or ready levels."""
 
 
+Progress = Callable[[int, int], None]
+"""Called with (done, total), in pictures."""
+
+
 class Unreadable(Exception):
     """One picture cannot be had; the message is the reason, for people."""
 

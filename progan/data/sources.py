@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import difflib
 import functools
-import os
 import zipfile
 from pathlib import Path
 
 from progan.data.archives import folder_source, is_tar, tar_source, zip_source
 from progan.data.arrays import array_source
-from progan.data.pyramid import MANIFEST, pyramid_source
+from progan.data.pyramid import is_pyramid, pyramid_source
 from progan.data.source import Array, Source
 from progan.data.tfrecords import is_tfrecords, tfrecords_source
 from progan.data.torchvision_sets import NAMES, is_known, torchvision_source
@@ -24,7 +23,6 @@ UNDERSTOOD = (
 
 FACES_BYTES = 500_000_000  # of the built-in set's top level, unless a count is given: a minute or so of drawing
 FACES_AT_ONCE = 64
-NOT_WAITING = getattr(os, "O_NONBLOCK", 0)  # for the other end of a pipe; Windows has none
 
 
 def open_source(text: str, max_res: int, root: Path, download: bool, scratch: Path) -> Source:
@@ -33,25 +31,35 @@ def open_source(text: str, max_res: int, root: Path, download: bool, scratch: Pa
     max_res: at which `faces` are drawn. root: the folder of torchvision's files. scratch: a folder, made when needed,
     for what must be unpacked first. Raises UserError where there are no pictures, or the text is something else.
     """
-    path = Path(text)
-    if not _exists(path):
-        if is_faces(text):
-            return faces_source(faces_count(text, max_res), max_res)
-        if is_known(text):
-            return torchvision_source(text, root, download)
-    source = _open_path(path, scratch)
+    try:
+        source = _opened(text, max_res, root, download, scratch)
+    except OSError as error:
+        raise UserError(f"{text} cannot be read: {error.strerror or error}.") from None
     if not source.names and not source.refused:
         others = f"; it has {source.passed_over:,} other files" if source.passed_over else ""
-        raise UserError(f"{path} holds no pictures{others}.")
+        raise UserError(f"{text} holds no pictures{others}.")
     return source
 
 
+def is_torchvision(text: str) -> bool:
+    """Whether a text names a set of torchvision's, and nothing that lies here."""
+    return is_known(text) and not Path(text).exists()
+
+
+def _opened(text: str, max_res: int, root: Path, download: bool, scratch: Path) -> Source:
+    path = Path(text)
+    if path.exists():
+        return _open_path(path, scratch)
+    if is_faces(text):
+        return faces_source(faces_count(text, max_res), max_res)
+    if is_known(text):
+        return torchvision_source(text, root, download)
+    near = difflib.get_close_matches(text, [*NAMES, "faces"], 1)
+    raise UserError(f"{text} does not exist{f' (did you mean {near[0]}?)' if near else ''}; data is {UNDERSTOOD}.")
+
+
 def _open_path(path: Path, scratch: Path) -> Source:
-    if not path.exists():
-        near = difflib.get_close_matches(str(path), [*NAMES, "faces"], 1)
-        raise UserError(f"{path} does not exist{f' (did you mean {near[0]}?)' if near else ''}; data is {UNDERSTOOD}.")
-    _check_readable(path)
-    if (path / MANIFEST).is_file():
+    if is_pyramid(path):
         return pyramid_source(path)
     if (path / "config.toml").is_file() and (path / "checkpoints").is_dir():
         raise UserError(f"{path} is the directory of a run; data is {UNDERSTOOD}.")
@@ -68,21 +76,6 @@ def _open_path(path: Path, scratch: Path) -> Source:
     raise UserError(f"{path} is not understood; data is {UNDERSTOOD}.")
 
 
-def _exists(path: Path) -> bool:
-    try:
-        return path.exists()
-    except OSError as error:  # a folder above it that may not be searched, a name that is too long
-        raise UserError(f"{path} cannot be read: {error.strerror}.") from None
-
-
-def _check_readable(path: Path) -> None:
-    """Raises UserError where a file or folder may not be read."""
-    try:
-        os.scandir(path).close() if path.is_dir() else os.close(os.open(path, os.O_RDONLY | NOT_WAITING))
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}.") from None
-
-
 def is_faces(text: str) -> bool:
     """Whether a text names the built-in set."""
     return text == "faces" or text.startswith("faces:")
@@ -92,7 +85,7 @@ def faces_source(count: int, resolution: int) -> Source:
     """The first pictures of the built-in set, drawn when they are read."""
     names = [f"{n:06d}" for n in range(count)]
     read = functools.partial(_read_face, resolution)
-    return Source(names, read, f"faces/{resolution}", shuffled=True, parallel=False, top=resolution)
+    return Source(names, read, f"faces/{resolution}", shuffled=True, parallel=False, top=resolution, channels=3)
 
 
 def _read_face(resolution: int, name: str) -> Array:

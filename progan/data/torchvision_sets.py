@@ -277,12 +277,13 @@ def _source(text: str, name: str, known: TorchvisionSet, parts: list[Any], root:
     if isinstance(pictures[0], np.ndarray):
         pixels = pictures[0] if len(pictures) == 1 else np.concatenate(pictures)
         names, read = [f"{number:06d}" for number in range(len(pixels))], partial(_row, pixels)
-        top, parallel = _top(pixels), False  # there is nothing to decode
+        top, parallel, channels = _top(pixels), False, pixels.shape[1]  # there is nothing to decode
     else:
         names = [Path(path).relative_to(root).as_posix() for paths in pictures for path in paths]
-        read, top, parallel = partial(_file, str(root)), None, True
+        read, top, parallel, channels = partial(_file, str(root)), None, True, None
     _check(text, root, len(names), labels)
-    return Source(names, read, _state(name, len(names), root, known.files), labels, parallel=parallel, top=top)
+    state = _state(name, len(names), root, known.files)
+    return Source(names, read, state, labels, parallel=parallel, top=top, channels=channels)
 
 
 def _labels(text: str, known: TorchvisionSet, parts: list[Any], root: Path) -> Labels | None:

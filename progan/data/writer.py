@@ -26,7 +26,7 @@ import numpy as np
 from progan.data.pyramid import LABELS, MANIFEST, SKIPPED, VERSION, fingerprint, hash_file, level_name
 from progan.data.source import Array, Labels
 from progan.errors import UserError
-from progan.files import flush, lock, remove_leftovers, replacing
+from progan.files import check_new, flush, lock, remove_leftovers, replacing
 from progan.version import __version__
 
 SAVE_SEC = 5.0  # between two records of how far it is
@@ -46,8 +46,7 @@ def workshop(destination: Path) -> Iterator[Path]:
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with _alone(destination):
-            if os.path.lexists(destination):
-                raise UserError(f"{destination} exists already; choose another destination or remove it yourself.")
+            check_new(destination)
             folder.mkdir(exist_ok=True)
             remove_leftovers(folder / SCRATCH)
             try:

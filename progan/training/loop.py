@@ -18,7 +18,7 @@ from torch import Tensor
 from progan import config as config_module
 from progan import losses, seeds
 from progan.config import Config
-from progan.console import Console, bar
+from progan.console import Console, Meter
 from progan.data.cache import open_data
 from progan.data.loader import Inputs, Loader, Step, Supply, Take, coming_steps, page_cache_room
 from progan.data.order import Order, order_of
@@ -188,11 +188,7 @@ def g_parts(job: Job, cur_nimg: int, point: SchedulePoint, where: Where) -> list
 def open_job(config: Config, device: torch.device, console: Console) -> Job:
     """Data, schedule and micro-batches for a configuration. Raises UserError where the data does not fit."""
     growth, channels = config.growth, config.networks.channels
-
-    def progress(done: int, total: int) -> None:
-        console.live(bar(done, total))
-
-    data = open_data(config.data.source, growth.max_res, channels, console.line, progress)
+    data = open_data(config.data.source, growth.max_res, channels, console.line, Meter(console))
     schedule = config_module.schedule_of(config)
     micro = plan.micro_batches(config, usable_bytes(device))
     order = order_of(data.count, data.labels, config.data.max_images, config.data.labels, config.data.balance)

@@ -185,6 +185,10 @@ MISTAKES: dict[str, tuple[Callable[[Path], list[str]], str]] = {
         lambda t: ["prepare", a_true_pyramid(t), str(t / "x.zip"), "--to", "zip", "--crop", "pad", "--max-images", "3"],
         "without --crop, --max-images",
     ),
+    "a root of no set": (
+        lambda t: ["prepare", str(t / "pictures"), str(t / "again"), "--max-res", "8", "--download"],
+        "--root and --download are for torchvision's sets",
+    ),
     "portraits of no size": (lambda t: ["prepare", "faces:20", str(t / "again")], "faces:20 can be drawn at any size"),
     "a destination without a name": (
         lambda t: ["prepare", str(t / "pictures"), ".", "--max-res", "8"],

@@ -5,14 +5,12 @@ where it must not.
 import bz2
 import gzip
 import io
-import itertools
 import json
 import lzma
 import os
 import pickle
 import random
 import shutil
-import signal
 import socket
 import stat
 import struct
@@ -32,11 +30,12 @@ from progan.data import archives
 from progan.data.archives import folder_source, is_tar, tar_source, zip_source
 from progan.data.source import Source, Unreadable
 from progan.errors import UserError
+from tests.conftest import aged
 
 REAL = Path(__file__).parents[2].parent / "shared" / "data"
 PACKED = {"tar.gz": gzip.compress, "tar.bz2": bz2.compress, "tar.xz": lzma.compress}
 KINDS = ["folder", "zip", "tar", *PACKED]
-TIMES = itertools.count(10**18, 10**6)
+pytestmark = pytest.mark.usefixtures("no_hanging")
 Files = dict[str, bytes]
 
 as_a_user = pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
@@ -48,33 +47,12 @@ def another_process():
         yield pool
 
 
-@pytest.fixture(autouse=True)
-def _no_hanging():
-    """A test that hangs fails."""
-    previous = signal.signal(signal.SIGALRM, _hang)
-    signal.alarm(60)
-    yield
-    signal.alarm(0)
-    signal.signal(signal.SIGALRM, previous)
-
-
-def _hang(*_):
-    raise AssertionError("it hangs")
-
-
-def _aged(path: Path) -> Path:
-    """Give a file a time that no other has: the system's clock may stand still between two writes."""
-    time = next(TIMES)
-    os.utime(path, ns=(time, time))
-    return path
-
-
 def _folder(path: Path, files: Files) -> Path:
     path.mkdir(exist_ok=True)
     for name, data in files.items():
         (path / name).parent.mkdir(parents=True, exist_ok=True)
         (path / name).write_bytes(data)
-        _aged(path / name)
+        aged(path / name)
     return path
 
 
@@ -82,7 +60,7 @@ def _zip(path: Path, files: Files, method: int = zipfile.ZIP_DEFLATED) -> Path:
     with zipfile.ZipFile(path, "w", method) as archive:
         for name, data in files.items():
             archive.writestr(zipfile.ZipInfo(name), data, method)
-    return _aged(path)
+    return aged(path)
 
 
 def _tar_bytes(members: list[tuple[tarfile.TarInfo, bytes]]) -> bytes:
@@ -104,7 +82,7 @@ def _member(name: str, **changes) -> tarfile.TarInfo:
 def _tar(path: Path, files: Files) -> Path:
     data = _tar_bytes([(_member(name), content) for name, content in files.items()])
     path.write_bytes(PACKED.get(path.name.partition(".")[2], bytes)(data))
-    return _aged(path)
+    return aged(path)
 
 
 def _source(kind: str, files: Files, tmp_path: Path) -> Source:

@@ -1,12 +1,10 @@
 """Laws of .npy and .npz: pictures come out as they went in, whatever the layout; what is none is a user's mistake."""
 
 import io
-import itertools
 import os
 import pickle
 import random
 import shutil
-import signal
 import struct
 import warnings
 import zipfile
@@ -23,44 +21,24 @@ from hypothesis import strategies as st
 from progan.data.arrays import array_source
 from progan.data.source import Source, Unreadable
 from progan.errors import UserError
+from tests.conftest import aged
 
 PIXELS = np.random.default_rng(1).integers(0, 256, (5, 3, 8, 8), np.uint8)  # [N, C, H, W]
-TIMES = itertools.count(10**18, 10**6)
+pytestmark = pytest.mark.usefixtures("no_hanging")
 LAST = PIXELS.transpose(0, 2, 3, 1)
-
-
-@pytest.fixture(autouse=True)
-def _no_hanging():
-    """A test that hangs fails."""
-    previous = signal.signal(signal.SIGALRM, _hang)
-    signal.alarm(60)
-    yield
-    signal.alarm(0)
-    signal.signal(signal.SIGALRM, previous)
-
-
-def _hang(*_):
-    raise AssertionError("it hangs")
-
-
-def _aged(path: Path) -> Path:
-    """Give a file a time that no other has: the system's clock may stand still between two writes."""
-    time = next(TIMES)
-    os.utime(path, ns=(time, time))
-    return path
 
 
 def _npy(tmp_path: Path, array: np.ndarray, beside: np.ndarray | None = None) -> Source:
     np.save(tmp_path / "x.npy", array)
     if beside is not None:
         np.save(tmp_path / "x-labels.npy", beside)
-        _aged(tmp_path / "x-labels.npy")
-    return array_source(_aged(tmp_path / "x.npy"), tmp_path / "scratch")
+        aged(tmp_path / "x-labels.npy")
+    return array_source(aged(tmp_path / "x.npy"), tmp_path / "scratch")
 
 
 def _npz(tmp_path: Path, *arrays: np.ndarray, packed: bool = True, **named: np.ndarray) -> Source:
     (np.savez_compressed if packed else np.savez)(tmp_path / "x.npz", *arrays, **named)
-    return array_source(_aged(tmp_path / "x.npz"), tmp_path / "scratch")
+    return array_source(aged(tmp_path / "x.npz"), tmp_path / "scratch")
 
 
 def _all(source: Source) -> np.ndarray:
@@ -197,7 +175,7 @@ def test_the_state_changes_with_the_files(tmp_path: Path) -> None:
     assert array_source(tmp_path / "x.npz", tmp_path / "elsewhere").state == states[-1]
     for value in (1, 2):
         np.save(tmp_path / "x-labels.npy", np.full(4, value))
-        _aged(tmp_path / "x-labels.npy")
+        aged(tmp_path / "x-labels.npy")
         states.append(array_source(tmp_path / "x.npy", tmp_path).state)
     assert len(set(states)) == 8
 

@@ -83,12 +83,14 @@ KINDS = {
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_each_kind_is_opened_as_what_it_is(kind, pictures, tmp_path):
-    source = _open(KINDS[kind](pictures, tmp_path), tmp_path)
+    path = KINDS[kind](pictures, tmp_path)
+    source = _open(path, tmp_path)
     assert len(source.names) == 4
     assert np.bincount(source.labels.values).tolist() == [2, 2]
     assert source.shuffled == (kind in ("pyramid", "stylegan", "tfrecords"))
-    out = prepare(str(KINDS["folder"](pictures, tmp_path)), tmp_path / "out", Recipe(R), Wish(workers=0))
+    out = prepare(str(path), tmp_path / "out", Recipe(R), Wish(workers=0))
     assert out.count == 4
+    assert sorted(out.levels[R][:, 0, 0, 0].tolist()) == ([0, 0, 0, 0] if kind == "npz" else [0, 1, 2, 3])
 
 
 @pytest.mark.parametrize(("make", "message"), [
@@ -134,22 +136,32 @@ def test_a_name_that_no_disk_can_hold_is_said(tmp_path):
         _open("x" * 5000, tmp_path)
 
 
+def test_a_named_set_keeps_its_own_channels(tmp_path):
+    assert _open("faces:3", tmp_path).channels == 3
+    raw = tmp_path / "root" / "MNIST" / "raw"  # as torchvision lays it out
+    raw.mkdir(parents=True)
+    for name, head, body in (
+        ("images-idx3", (2051, 2, 28, 28), bytes(2 * 28 * 28)),
+        ("labels-idx1", (2049, 2), b"\1\2"),
+    ):
+        for part in ("train", "t10k"):
+            (raw / f"{part}-{name}-ubyte").write_bytes(np.array(head, ">i4").tobytes() + body)
+    assert _open("mnist", tmp_path).channels == 1
+
+
 def test_faces_need_a_size(tmp_path):
     for text in ("faces", "faces:20"):
         with pytest.raises(UserError, match=rf"{text} can be drawn at any size: say --max-res R"):
             _open(text, tmp_path, 0)
 
 
-@pytest.mark.parametrize("kind", ["folder", "zip"])
-def test_what_may_not_be_read_is_said(kind, pictures, tmp_path, monkeypatch):
-    def refuse(*_):
+def test_what_may_not_be_read_is_said(pictures, tmp_path, monkeypatch):
+    def refuse(path):
         raise PermissionError(13, "Permission denied")
 
-    source = KINDS[kind](pictures, tmp_path)
-    monkeypatch.setattr("progan.data.sources.os.scandir", refuse)
-    monkeypatch.setattr("progan.data.sources.os.open", refuse)
-    with pytest.raises(UserError, match=r"cannot be read: Permission denied\."):
-        _open(source, tmp_path)
+    monkeypatch.setattr("progan.data.sources.is_pyramid", refuse)
+    with pytest.raises(UserError, match=r"pictures cannot be read: Permission denied\."):
+        _open(pictures, tmp_path)
 
 
 def test_faces_are_counted():

@@ -1,5 +1,6 @@
 """Laws of workers: the same outcome as without them, in order, and a picture that kills its decoder costs itself."""
 
+import signal
 import sys
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from progan.data import workers
 from progan.data.pictures import Recipe
 from progan.data.workers import CRASHED, Chunk, chunks, usable_cores
+from progan.errors import UserError
 
 READER = """
 import os, time
@@ -93,3 +95,21 @@ def test_breaking_off_leaves_no_process(read):
 
 def test_there_is_at_least_one_core():
     assert usable_cores() >= 1
+
+
+def test_where_processes_do_not_start_no_picture_is_blamed(read, tmp_path):
+    (tmp_path / "odd_reader.py").unlink()  # now a worker cannot import it
+    with pytest.raises(UserError, match=r"worker processes do not start here; .*--workers 0"):
+        list(chunks(read, ["good-1", "good-2"], Recipe(8), 2))
+
+
+def test_children_are_no_part_of_the_script_and_hear_no_interrupt():
+    def blocked():
+        return signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+
+    main = sys.modules["__main__"]
+    with workers._unrelated_children():
+        assert blocked()
+        assert sys.modules["__main__"] is not main
+    assert not blocked()
+    assert sys.modules["__main__"] is main
