@@ -33,6 +33,11 @@ def describe(device: torch.device) -> str:
     return f"CPU ({torch.get_num_threads()} threads)" if device.type == "cpu" else device.type.upper()
 
 
+def layout(device: torch.device) -> torch.memory_format:
+    """How convolutions want their weights and maps in memory: pixel by pixel (channels last) where that is faster."""
+    return torch.channels_last if device.type in ("cpu", "cuda") else torch.contiguous_format
+
+
 def memory_gb(device: torch.device) -> tuple[float, float]:
     """(resident memory of this process, peak memory of the accelerator), in 10^9 bytes; the second is 0 without one."""
     peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0

@@ -17,12 +17,13 @@ PACKAGE = ROOT / "progan"
 FLOORS = {
     0: "nn.ops schedule seeds latents losses errors version",
     1: "nn.layers images config devices files console data.source data.pictures data.order",
-    2: "nn.progressive training.runlog data.archives data.arrays data.tfrecords data.stylegan data.torchvision_sets "
+    2: "nn.progressive nn.maps training.runlog data.archives data.arrays data.tfrecords data.stylegan data.torchvision_sets "
     "data.pyramid data.loader data.faces*",
-    3: "training.state data.sources data.workers data.writer",
-    4: "training.steps training.checkpoint training.preflight training.pace",
-    5: "training.loop training.ticks training.plan training.rundir render.* exchange.* data.prepare data.cache "
-    "data.export data.inspect",
+    3: "nn.inference training.state data.sources data.workers data.writer",
+    4: "training.steps training.explicit training.engine training.checkpoint training.preflight training.pace "
+    "training.measure",
+    5: "training.loop training.ticks training.plan training.bench training.rundir render.* exchange.* data.prepare "
+    "data.cache data.export data.inspect",
     6: "commands commands.* __main__",
 }
 FREE = {"", "nn", "data", "training", "render", "exchange"}  # packages' own __init__.py: docstrings, and lazy names

@@ -32,7 +32,8 @@ def _name(resolution: int) -> str:
     return f"{resolution}x{resolution}"
 
 
-def _is_one(alpha: float | Tensor) -> bool:
+def is_one(alpha: float | Tensor) -> bool:
+    """Whether the old branch can be left out. A tensor is not looked at: that would wait for the device."""
     return not isinstance(alpha, Tensor) and alpha == 1
 
 
@@ -144,7 +145,7 @@ class Generator(ProgressiveNetwork):
         super().__init__(max_res, channels)
         if latent_size < 1:
             raise ValueError(f"the latent size {latent_size} is below 1")
-        self.latent_size, self.pixel_norm = latent_size, pixel_norm
+        self.latent_size, self.pixel_norm, self.slope = latent_size, pixel_norm, leaky_slope
         maps = [feature_maps(s + 1, fmap_base, fmap_max, fmap_decay) for s in range(len(self.resolutions))]
         activation = Activation(leaky_slope, pixel_norm)
         self.blocks = nn.ModuleDict({"4x4": FirstBlock(latent_size, maps[0], activation, equalized)})
@@ -164,7 +165,7 @@ class Generator(ProgressiveNetwork):
         for s in range(stage + 1):
             below, x = x, self.block(s)(x)  # [N, maps, R_s, R_s]
         images: Tensor = self.rgb_layer(stage)(x)
-        if stage == 0 or _is_one(alpha):
+        if stage == 0 or is_one(alpha):
             return images
         return blend(upscale2d(self.rgb_layer(stage - 1)(below)), images, alpha)
 
@@ -250,7 +251,7 @@ class Discriminator(ProgressiveNetwork):
         stage = len(self.resolutions) - 1 if stage is None else stage
         group = group or largest_group(len(images), self.mbstd_group)
         x: Tensor = self.block(stage)(self._from_rgb(images, stage), group)
-        if stage > 0 and not _is_one(alpha):
+        if stage > 0 and not is_one(alpha):
             x = blend(self._from_rgb(downscale2d(images), stage - 1), x, alpha)  # [N, maps, R/2, R/2]
         for s in reversed(range(stage)):
             x = self.block(s)(x, group)

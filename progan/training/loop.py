@@ -19,7 +19,7 @@ from progan import config as config_module
 from progan import losses, seeds
 from progan.config import Config
 from progan.console import Console, Meter
-from progan.data.cache import open_data
+from progan.data.cache import cache_folder, open_data
 from progan.data.loader import Inputs, Loader, Step, Supply, Take, coming_steps, page_cache_room
 from progan.data.order import Order, order_of
 from progan.data.pyramid import Pyramid
@@ -29,6 +29,7 @@ from progan.images import dequantise, fade_reals, mirror, to_images
 from progan.latents import sample_latents
 from progan.schedule import Schedule, SchedulePoint, stage_of
 from progan.training import checkpoint, plan, preflight, rundir
+from progan.training.engine import Engine, open_engine, untimely
 from progan.training.pace import Pace, work_per_image
 from progan.training.runlog import RunLog
 from progan.training.state import TrainState, new_state
@@ -59,6 +60,7 @@ class Job:
     order: Order
     device: torch.device
     micro_batch: list[int]
+    engine: Engine
 
     @property
     def count(self) -> int:
@@ -105,7 +107,7 @@ def train(config: Config, folder: Path, device: torch.device, stop_kimg: float |
 def _train(job: Job, state: TrainState, folder: Path, log: RunLog, end_nimg: int) -> int:
     """What `train` does once the run is ours: first pictures, trial step, loop, last words."""
     announce(job, state, folder, log)
-    ticks = Ticks(folder, job.config, log, state, job.data, job.order, pace_of(job, state), end_nimg)
+    ticks = Ticks(folder, job.config, log, state, job.data, job.order, pace_of(job, state), end_nimg, job.engine.clock)
     with Stop() as stop:
         ticks.first_pictures()
         check(job, ticks.pace, log)
@@ -141,17 +143,19 @@ def iteration(job: Job, state: TrainState, point: SchedulePoint, take: Take | No
         inputs = take(Step(state.cur_nimg, point.batch, point.resolution))
         waited += time.perf_counter() - start
         parts = d_parts(job, inputs, point, where)
-        stats = d_step(state.G, state.D, state.opt_D, parts, where, critic_loss(job, point))
+        loss, d_gradients = critic_loss(job, point), job.engine.d_gradients
+        stats = d_step(state.G, state.D, state.opt_D, parts, where, loss, d_gradients)
         beta = average_beta(training.ema_beta, training.ema_kimg, point.batch)
         update_average(state.G_ema, state.G, beta, point.stage)
         state.cur_nimg += point.batch
-    stats |= g_step(state.G, state.D, state.opt_G, g_parts(job, state.cur_nimg, point, where), where)
+    latents = g_parts(job, state.cur_nimg, point, where)
+    stats |= g_step(state.G, state.D, state.opt_G, latents, where, job.engine.g_gradients)
     return stats, waited
 
 
 def where_of(job: Job, point: SchedulePoint) -> Where:
     """What the steps need to know of the schedule. While fading alpha is a tensor: a number would recompile a graph."""
-    alpha = torch.tensor(point.alpha, device=job.device) if point.fading else 1.0
+    alpha = torch.full((), point.alpha, device=job.device) if point.fading else 1.0
     group = plan.mbstd_group(job.config, job.schedule.phases[point.phase])
     return Where(point.stage, alpha, point.batch, group)
 
@@ -181,8 +185,9 @@ def reals(inputs: Inputs, alpha: float | Tensor) -> Tensor:
 def g_parts(job: Job, cur_nimg: int, point: SchedulePoint, where: Where) -> list[Tensor]:
     """The latents of the G step at cur_nimg: a pure function of the seed."""
     generator = seeds.generator(job.config.training.seed, "latents_G", cur_nimg)
-    latents = sample_latents(point.batch, job.config.networks.latent_size, generator).to(job.device)
-    return [latents[samples] for samples in split(point.batch, where.group, job.micro_batch[point.phase])]
+    latents = sample_latents(point.batch, job.config.networks.latent_size, generator)
+    samples = split(point.batch, where.group, job.micro_batch[point.phase])
+    return [latents[numbers].to(job.device, non_blocking=True) for numbers in samples]
 
 
 def open_job(config: Config, device: torch.device, console: Console) -> Job:
@@ -190,9 +195,12 @@ def open_job(config: Config, device: torch.device, console: Console) -> Job:
     growth, channels = config.growth, config.networks.channels
     data = open_data(config.data.source, growth.max_res, channels, console.line, Meter(console))
     schedule = config_module.schedule_of(config)
+    engine = open_engine(
+        config.training.engine, config.training.precision, device, console.line, cache_folder() / "compiled"
+    )
     micro = plan.micro_batches(config, usable_bytes(device))
     order = order_of(data.count, data.labels, config.data.max_images, config.data.labels, config.data.balance)
-    return Job(config, schedule, data, order, device, micro)
+    return Job(config, schedule, data, order, device, micro, engine)
 
 
 def continue_or_begin(job: Job, folder: Path, console: Console) -> TrainState:
@@ -258,7 +266,7 @@ def check(job: Job, pace: Pace, log: RunLog) -> None:
     state, top, first = _new_state(job), job.schedule.phases[-1], job.schedule.phases[0]
     for phase in (top, first) if top.stage != first.stage else (top,):
         planned = job.micro_batch[phase.index]
-        sec, fits = preflight.trial(state, phase, job.config.networks.mbstd_group, planned)
+        sec, fits = preflight.trial(state, phase, job.config.networks.mbstd_group, planned, untimely(job.engine))
         pace.measured(phase.stage, sec / phase.batch)
         if fits < planned:
             log.line(f"{planned} images of {phase.resolution}x{phase.resolution} do not fit: {fits} a forward pass.")

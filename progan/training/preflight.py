@@ -13,6 +13,7 @@ from progan.errors import RunFailed
 from progan.nn.ops import largest_group
 from progan.nn.progressive import Discriminator, Generator
 from progan.schedule import Phase
+from progan.training.engine import Engine
 from progan.training.state import TrainState
 from progan.training.steps import CriticLoss, Part, Where, d_gradients, d_step, g_step, split
 
@@ -60,7 +61,7 @@ def random_part(G: Generator, stage: int, count: int, device: torch.device) -> P
     )
 
 
-def trial(state: TrainState, phase: Phase, wanted_group: int, micro_batch: int) -> tuple[float, int]:
+def trial(state: TrainState, phase: Phase, wanted_group: int, micro_batch: int, engine: Engine) -> tuple[float, int]:
     """Take one full D and G step of a phase on a state that is not used afterwards.
 
     The micro-batch is halved while the accelerator's memory does not suffice. Returns (seconds, micro-batch).
@@ -70,7 +71,7 @@ def trial(state: TrainState, phase: Phase, wanted_group: int, micro_batch: int) 
     device = next(state.G.parameters()).device
     for candidate in halvings(micro_batch, group):
         try:
-            return _timed(partial(_both_steps, state, phase, group, candidate), device), candidate
+            return _timed(partial(_both_steps, state, phase, group, candidate, engine), device), candidate
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
@@ -89,13 +90,13 @@ def is_out_of_memory(error: RuntimeError) -> bool:
     )
 
 
-def _both_steps(state: TrainState, phase: Phase, group: int, micro_batch: int) -> None:
+def _both_steps(state: TrainState, phase: Phase, group: int, micro_batch: int, engine: Engine) -> None:
     device = next(state.G.parameters()).device
     where = Where(phase.stage, torch.tensor(0.5, device=device) if phase.fading else 1.0, phase.batch, group)
     sizes = [len(indices) for indices in split(phase.batch, group, micro_batch)]
     parts = [random_part(state.G, phase.stage, n, device) for n in sizes]
-    d_step(state.G, state.D, state.opt_D, parts, where, CriticLoss())
-    g_step(state.G, state.D, state.opt_G, [part.latents for part in parts], where)
+    d_step(state.G, state.D, state.opt_D, parts, where, CriticLoss(), engine.d_gradients)
+    g_step(state.G, state.D, state.opt_G, [part.latents for part in parts], where, engine.g_gradients)
 
 
 def _timed(work: Callable[[], None], device: torch.device) -> float:

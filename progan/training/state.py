@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from progan import seeds
+from progan.devices import layout
 from progan.errors import UserError
 from progan.nn.progressive import Discriminator, Generator
 
@@ -59,7 +60,7 @@ def new_state(
     G, D = Generator(**generator_arguments), Discriminator(**discriminator_arguments)
     G.reset_parameters(seeds.generator(seed, "init_G"))
     D.reset_parameters(seeds.generator(seed, "init_D"))
-    G, D = G.to(device), D.to(device)
+    G, D = G.to(device).to(memory_format=layout(device)), D.to(device).to(memory_format=layout(device))
     G_ema = copy.deepcopy(G).eval().requires_grad_(False)
     return TrainState(G, D, G_ema, _adam(G), _adam(D))
 

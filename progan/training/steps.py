@@ -8,7 +8,7 @@ float rounding.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -60,17 +60,6 @@ def split(batch: int, group: int, micro_batch: int) -> list[Tensor]:
     return [columns.flatten() for columns in torch.split(groups, max(1, micro_batch // group), dim=1)]
 
 
-def d_step(
-    G: Generator, D: Discriminator, opt_D: torch.optim.Optimizer, parts: Sequence[Part], where: Where, loss: CriticLoss
-) -> Stats:
-    """Move D once. Raises RunFailed before D has moved where the loss or a gradient is not finite."""
-    opt_D.zero_grad(set_to_none=True)
-    stats = _sum([d_gradients(G, D, part, where, loss) for part in parts])
-    stats["norm_D"] = _finite_norm("D", D, stats)
-    opt_D.step()
-    return stats
-
-
 def d_gradients(G: Generator, D: Discriminator, part: Part, where: Where, loss: CriticLoss) -> Stats:
     """Add a part's share of the gradient of D's loss to D's `.grad`."""
     with torch.no_grad():
@@ -89,15 +78,21 @@ def d_gradients(G: Generator, D: Discriminator, part: Part, where: Where, loss: 
     return _means(terms | {"score_real": real_scores, "score_fake": fake_scores}, where.batch)
 
 
-def g_step(
-    G: Generator, D: Discriminator, opt_G: torch.optim.Optimizer, parts: Sequence[Tensor], where: Where
-) -> Stats:
-    """Move G once; parts: latents [n, latent_size]. Raises RunFailed before G has moved, as in `d_step`."""
-    opt_G.zero_grad(set_to_none=True)
-    with frozen(D):
-        stats = _sum([g_gradients(G, D, latents, where) for latents in parts])
-    stats["norm_G"] = _finite_norm("G", G, stats)
-    opt_G.step()
+DGradients = Callable[[Generator, Discriminator, Part, Where, CriticLoss], Stats]
+"""`d_gradients`, or what does the same another way."""
+
+
+def d_step(
+    G: Generator, D: Discriminator, opt_D: torch.optim.Optimizer, parts: Sequence[Part], where: Where, loss: CriticLoss,
+    gradients: DGradients = d_gradients,
+) -> Stats:  # fmt: skip
+    """Move D once. On a CPU, raises RunFailed before D has moved where the loss or a gradient is not finite; elsewhere
+    looking would wait for the device, and whoever reads the statistics has to look.
+    """
+    opt_D.zero_grad(set_to_none=True)
+    stats = _sum([gradients(G, D, part, where, loss) for part in parts])
+    stats["norm_D"] = _checked_norm("D", D, stats)
+    opt_D.step()
     return stats
 
 
@@ -107,6 +102,23 @@ def g_gradients(G: Generator, D: Discriminator, latents: Tensor, where: Where) -
     loss = losses.generator_loss(scores)
     (loss.sum() / where.batch).backward()  # type: ignore[no-untyped-call]
     return _means({"loss_G": loss}, where.batch)
+
+
+GGradients = Callable[[Generator, Discriminator, Tensor, Where], Stats]
+"""`g_gradients`, or what does the same another way."""
+
+
+def g_step(
+    G: Generator, D: Discriminator, opt_G: torch.optim.Optimizer, parts: Sequence[Tensor], where: Where,
+    gradients: GGradients = g_gradients,
+) -> Stats:  # fmt: skip
+    """Move G once; parts: latents [n, latent_size]. Raises RunFailed as `d_step` does."""
+    opt_G.zero_grad(set_to_none=True)
+    with frozen(D):
+        stats = _sum([gradients(G, D, latents, where) for latents in parts])
+    stats["norm_G"] = _checked_norm("G", G, stats)
+    opt_G.step()
+    return stats
 
 
 def update_average(G_ema: Generator, G: Generator, beta: float, stage: int) -> None:
@@ -138,13 +150,13 @@ def _sum(stats: list[Stats]) -> Stats:
     return {name: torch.stack([s[name] for s in stats]).sum() for name in stats[0]}
 
 
-def _finite_norm(name: str, net: nn.Module, stats: Stats) -> Tensor:
-    """Norm of all gradients of a network. Raises RunFailed, naming the first culprit, where it or a loss is not
-    finite.
+def _checked_norm(name: str, net: nn.Module, stats: Stats) -> Tensor:
+    """Norm of all gradients of a network. On a CPU, raises RunFailed, naming the first culprit, where it or a loss is
+    not finite.
     """
     gradients = [p.grad for p in net.parameters() if p.grad is not None]
     norm = torch.nn.utils.get_total_norm(gradients)
-    if not torch.isfinite(norm + sum(stats.values())):
+    if norm.device.type == "cpu" and not torch.isfinite(norm + sum(stats.values())):
         raise RunFailed(f"{_culprit(name, net, stats)} is not finite; {name} was not moved by it.")
     return norm
 

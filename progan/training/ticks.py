@@ -4,6 +4,7 @@ of it.
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +19,7 @@ from progan.console import duration
 from progan.data.order import Order
 from progan.data.pyramid import Pyramid
 from progan.devices import memory_gb
-from progan.errors import UserError
+from progan.errors import RunFailed, UserError
 from progan.exchange.snapshots import save_snapshot
 from progan.files import atomic
 from progan.images import enlarge, grid, to_pixels
@@ -29,6 +30,7 @@ from progan.render.growth import growth_frames
 from progan.render.walk import pictures_a_pass, walk_frames
 from progan.schedule import Schedule, SchedulePoint
 from progan.training import checkpoint
+from progan.training.engine import Clock
 from progan.training.pace import Pace
 from progan.training.runlog import RunLog, as_floats, save_png
 from progan.training.state import TrainState
@@ -81,14 +83,15 @@ class Ticks:
         order: Order,
         pace: Pace,
         end_nimg: int,
+        clock: Clock,
     ) -> None:
         self.folder, self.config, self.log, self.state = folder, config, log, state
-        self.data, self.order, self.pace, self.end_nimg = data, order, pace, end_nimg
+        self.data, self.order, self.pace, self.end_nimg, self.clock = data, order, pace, end_nimg, clock
         self.schedule: Schedule = config_module.schedule_of(config)
         self.columns, rows = grid_shape(config.growth.max_res)
         latent_size = config.networks.latent_size
         self.latents = sample_latents(self.columns * rows, latent_size, seeds.generator(config.training.seed, "fixed"))
-        self.tally = Tally()
+        self.begin()
 
     # ---- when
 
@@ -102,8 +105,8 @@ class Ticks:
         self.log.flush()
 
     def begin(self) -> None:
-        """The first tick begins now."""
-        self.tally = Tally()
+        """A tick begins now."""
+        self.tally, self.compiled_sec = Tally(), self.clock.seconds
 
     def iteration_done(self, before: SchedulePoint, stats: dict[str, Tensor], nimg: int, data_wait_sec: float) -> None:
         """Count an iteration, and do what is due after it."""
@@ -121,15 +124,15 @@ class Ticks:
             self.checkpoint()
         if boundary or _due(before.tick, after.tick, self.config.logging.snapshot_ticks):
             self.snapshot(before, boundary)
-        self.tally = Tally()
+        self.begin()
 
     # ---- what
 
     def status(self, point: SchedulePoint) -> None:
         """The status line and the scalars of the tick that ends."""
-        elapsed_sec = time.perf_counter() - self.tally.start
+        means, compile_sec = self.means(), self.clock.seconds - self.compiled_sec
+        elapsed_sec = time.perf_counter() - self.tally.start - compile_sec
         self.pace.measured(point.stage, elapsed_sec / self.tally.nimg)
-        means = as_floats(self.tally.stats, self.tally.iterations)
         cpu_gb, device_gb = memory_gb(self.device)
         progress = {
             "kimg": self.state.cur_nimg / 1000,
@@ -144,6 +147,7 @@ class Ticks:
         values |= {TAGS[name]: value for name, value in means.items()}
         values["Timing/sec_per_kimg"] = 1000 * elapsed_sec / self.tally.nimg
         values["Timing/images_per_sec"] = self.tally.nimg / elapsed_sec
+        values["Timing/compile_sec"] = compile_sec
         values["Timing/data_wait"] = self.tally.data_wait_sec / elapsed_sec
         values["Resources/cpu_mem_gb"], values["Resources/device_mem_gb"] = cpu_gb, device_gb
         self.log.scalars(values, self.state.cur_nimg)
@@ -152,6 +156,14 @@ class Ticks:
             f" W {means['wasserstein']:+.3f}  {self.tally.nimg / elapsed_sec:.3g} img/s"
             f"  {max(cpu_gb, device_gb):.1f} GB  left {self.left()}"
         )
+
+    def means(self) -> dict[str, float]:
+        """Statistics of the tick so far. Raises RunFailed where one is not finite: the networks are spoilt then."""
+        means = as_floats(self.tally.stats, self.tally.iterations)
+        for name in sorted(means, key=lambda name: name.startswith("loss")):  # the terms before their sum
+            if not math.isfinite(means[name]):
+                raise RunFailed(f"{name} is not finite.")
+        return means
 
     def progress(self, point: SchedulePoint) -> str:
         """`kimg 12.3/240  16x16  alpha 0.42  batch 16`"""
@@ -227,7 +239,7 @@ class Ticks:
 
     def results(self) -> dict[str, float]:
         """Numbers that runs are compared by."""
-        means = as_floats(self.tally.stats, self.tally.iterations)
+        means = self.means()
         return {"Final/kimg": self.state.cur_nimg / 1000, "Final/wasserstein": means["wasserstein"]}
 
     def export(self, name: str, point: SchedulePoint) -> None:
@@ -264,7 +276,9 @@ class Ticks:
         self.log.gif(name, gif, (height, width), self.state.cur_nimg)
 
     def checkpoint(self) -> Path:
-        """Save the whole state, and remove what `keep` does not keep."""
+        """Save the whole state, and remove what `keep` does not keep. Raises RunFailed as `means` does."""
+        if self.tally.iterations:
+            self.means()
         folder = self.folder / "checkpoints"
         path = checkpoint.save(folder, self.state.pack(), config_module.dump(self.config), self.data.fingerprint)
         keep, every = self.config.logging.keep, self.config.logging.keep_every

@@ -9,6 +9,7 @@ from progan.errors import RunFailed
 from progan.nn.progressive import Discriminator, Generator
 from progan.schedule import Phase
 from progan.training import preflight
+from progan.training.engine import Engine
 from progan.training.preflight import HEADROOM, fitting, halvings, random_part, saved_bytes, trial
 from progan.training.state import new_state
 from progan.training.steps import CriticLoss, Part, Where, d_gradients
@@ -104,7 +105,7 @@ def _phase(fading: bool = True, batch: int = 16) -> Phase:
 @pytest.mark.parametrize("fading", [True, False])
 def test_a_trial_takes_both_steps_and_time(fading, device):
     state = _state(device)
-    seconds, micro = trial(state, _phase(fading), 4, 8)
+    seconds, micro = trial(state, _phase(fading), 4, 8, Engine("readable"))
     assert (0 < seconds < 60, micro) == (True, 8)
     assert state.opt_D.state_dict()["state"]
     assert state.opt_G.state_dict()["state"]
@@ -114,7 +115,7 @@ def test_a_trial_takes_both_steps_and_time(fading, device):
 def test_what_does_not_fit_is_halved(fits, tried, monkeypatch, device):
     seen = []
 
-    def steps(state, phase, group, micro_batch):
+    def steps(state, phase, group, micro_batch, engine):
         assert group == 4
         if not seen or seen[-1] != micro_batch:
             seen.append(micro_batch)
@@ -122,7 +123,7 @@ def test_what_does_not_fit_is_halved(fits, tried, monkeypatch, device):
             raise torch.OutOfMemoryError("full")
 
     monkeypatch.setattr(preflight, "_both_steps", steps)
-    assert trial(_state(device), _phase(), 4, 16)[1] == fits
+    assert trial(_state(device), _phase(), 4, 16, Engine("readable"))[1] == fits
     assert seen == tried
 
 
@@ -132,7 +133,7 @@ def test_where_not_even_a_group_fits_the_knobs_are_named(monkeypatch, device):
 
     monkeypatch.setattr(preflight, "_both_steps", full)
     with pytest.raises(RunFailed, match=r"3 images of 16x16 do not fit .*--max-res.*networks.fmap_max.*mbstd_group"):
-        trial(_state(device), _phase(batch=15), 4, 15)
+        trial(_state(device), _phase(batch=15), 4, 15, Engine("readable"))
 
 
 def test_a_trial_has_the_shapes_of_a_batch(device):

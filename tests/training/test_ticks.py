@@ -27,7 +27,7 @@ SCALARS = {
     "Loss": {"G", "D", "wasserstein", "gradient_penalty", "drift"},
     "Scores": {"real", "fake"},
     "Gradients": {"norm_G", "norm_D"},
-    "Timing": {"sec_per_kimg", "images_per_sec", "data_wait"},
+    "Timing": {"sec_per_kimg", "images_per_sec", "compile_sec", "data_wait"},
     "Resources": {"cpu_mem_gb", "device_mem_gb"},
 }
 """Names that people build dashboards on."""

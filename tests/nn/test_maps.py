@@ -1,0 +1,103 @@
+"""Laws of the maps: each equals its readable layer, its adjoint is one, its gradient is autograd's."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from progan.nn.layers import Conv2d, LatentTo4x4, Linear, Scaled
+from progan.nn.maps import (
+    Convolution,
+    Dense,
+    DenseTo4x4,
+    Downscaling,
+    Map,
+    Upscaling,
+    downscaled_kernel,
+    gather,
+    spread,
+    upscaled_kernel,
+)
+from progan.nn.ops import downscale2d, upscale2d
+
+Case = tuple[Scaled, Map, Callable[[Tensor], Tensor], tuple[int, ...]]
+NAMES = ["dense", "to4x4", "conv1x1", "conv3x3", "down", "up"]
+
+
+def _case(name: str, device: torch.device) -> Case:
+    """(layer, its map, what the two should do, shape of an input), in float64."""
+    conv, narrow = Conv2d(3, 5, 3, gain=1.3), Conv2d(3, 5, 1)
+    dense, first = Linear(3 * 16, 5, gain=0.7), LatentTo4x4(6, 5)
+    for layer in (conv, narrow, dense, first):
+        torch.nn.init.normal_(layer.bias)
+        layer.to(device, torch.float64)
+    cases: dict[str, Callable[[], Case]] = {
+        "dense": lambda: (dense, Dense(dense), lambda x: dense(x.flatten(1)), (2, 3, 4, 4)),
+        "to4x4": lambda: (first, DenseTo4x4(first), first, (2, 6)),
+        "conv1x1": lambda: (narrow, Convolution(narrow), narrow, (2, 3, 6, 8)),
+        "conv3x3": lambda: (conv, Convolution(conv), conv, (2, 3, 6, 8)),
+        "down": lambda: (conv, Downscaling(conv), lambda x: downscale2d(conv(x)), (2, 3, 6, 8)),
+        "up": lambda: (conv, Upscaling(conv), lambda x: conv(upscale2d(x)), (2, 3, 6, 8)),
+    }
+    return cases[name]()
+
+
+def _close(a: Tensor, b: Tensor) -> bool:
+    assert a.shape == b.shape
+    return bool((a - b).norm() <= 1e-13 * b.norm())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_map_is_its_layer(name, device):
+    layer, linear, wanted, shape = _case(name, device)
+    x = torch.randn(shape, dtype=torch.float64, device=device)
+    assert _close(linear(x, layer.bias), wanted(x))
+    assert _close(linear(x), wanted(x) - wanted(torch.zeros_like(x)))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_adjoint_and_gradient_are_those_of_autograd(name, device):
+    layer, linear, wanted, shape = _case(name, device)
+    x = torch.randn(shape, dtype=torch.float64, device=device).requires_grad_()
+    y = wanted(x)
+    g = torch.randn_like(y)
+    of_x, of_weight, of_bias = torch.autograd.grad(y, (x, layer.weight, layer.bias), g)
+    with torch.no_grad():
+        weight, bias = linear.gradient(g, x)
+        assert _close(linear.adjoint(g).view_as(x), of_x)
+    assert _close(weight, of_weight)
+    assert _close(bias, of_bias)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_kernels_that_resample(dtype, device):
+    x = torch.randn(2, 3, 8, 4, dtype=dtype, device=device)
+    w = torch.randn(5, 3, 3, 3, dtype=dtype, device=device)
+    tolerance = {torch.float32: 1e-5, torch.float64: 1e-13}[dtype]
+    up = F.conv_transpose2d(x, upscaled_kernel(w), stride=2, padding=1)
+    down = F.conv2d(x, downscaled_kernel(w), stride=2, padding=1)
+    assert torch.allclose(up, F.conv2d(upscale2d(x), w, padding=1), atol=tolerance, rtol=tolerance)
+    assert torch.allclose(down, downscale2d(F.conv2d(x, w, padding=1)), atol=tolerance, rtol=tolerance)
+
+
+def test_gather_is_the_adjoint_of_spread():
+    w, g = torch.randn(5, 3, 3, 3).double(), torch.randn(5, 3, 4, 4).double()
+    assert torch.isclose((spread(w) * g).sum(), (w * gather(g)).sum(), rtol=1e-12)
+    assert spread(torch.ones(1, 1, 3, 3))[0, 0].tolist() == [[1, 2, 2, 1], [2, 4, 4, 2], [2, 4, 4, 2], [1, 2, 2, 1]]
+
+
+@pytest.mark.parametrize("kind", [Convolution, Downscaling, Upscaling])
+def test_in_half_precision_only_the_convolution_is_rounded(kind):
+    conv = Conv2d(8, 6, 3)
+    torch.nn.init.normal_(conv.bias)
+    whole, half = kind(conv), kind(conv, torch.bfloat16)
+    x = torch.randn(2, 8, 8, 8)
+    y = whole(x, conv.bias)
+    assert half(x, conv.bias).dtype == torch.bfloat16
+    assert 1e-4 < (half(x, conv.bias) - y).norm() / y.norm() < 1e-2
+    (weight, bias), (rounded, rounded_bias) = whole.gradient(y, x), half.gradient(y, x)
+    assert rounded.dtype == rounded_bias.dtype == torch.float32
+    assert 1e-4 < (rounded - weight).norm() / weight.norm() < 1e-2
+    assert (rounded_bias - bias).norm() / bias.norm() < 1e-2
