@@ -28,7 +28,7 @@ from progan.training import explicit, steps
 from progan.training.explicit import Gradients
 from progan.training.steps import DGradients, GGradients, Part, Stats, Where
 
-ENGINES = ("auto", "readable", "eager", "compiled", "graphs")
+HALF = torch.bfloat16  # the `bfloat16` of training.precision
 Say = Callable[[str], None]
 Terms = Callable[..., tuple[Stats, Gradients]]
 """`explicit.d_terms` or `g_terms`, or what does the same."""
@@ -63,7 +63,7 @@ def open_engine(wanted: str, precision: str, device: torch.device, say: Say, cac
         torch.backends.cudnn.allow_tf32 = precision != "float32"
     if name == "readable":
         return Engine(name)
-    dtype, clock = torch.bfloat16 if precision == "bfloat16" else None, Clock()
+    dtype, clock = HALF if precision == "bfloat16" else None, Clock()
     d_terms: Terms = partial(explicit.d_terms, dtype=dtype)
     g_terms: Terms = partial(explicit.g_terms, dtype=dtype)
     if name != "eager":

@@ -12,7 +12,8 @@ from progan.devices import usable_bytes
 from progan.nn.ops import largest_group
 from progan.nn.progressive import Discriminator, Generator
 from progan.schedule import Phase
-from progan.training.preflight import fitting, saved_bytes
+from progan.training.engine import HALF
+from progan.training.preflight import fitting, held_bytes, saved_bytes
 
 Row = dict[str, Any]
 
@@ -24,8 +25,15 @@ def micro_batches(config: Config, free: float) -> list[int]:
     if wanted != "auto":
         return [max(group, min(wanted, phase.batch) // group * group) for phase, group in zip(phases, groups)]
     G, D = on_meta(config)
-    cost = {stage: saved_bytes(G, D, stage) for stage in {phase.stage for phase in phases}}
+    cost = {stage: image_bytes(config, G, D, stage) for stage in {phase.stage for phase in phases}}
     return [fitting(phase.batch, group, cost[phase.stage], free) for phase, group in zip(phases, groups)]
+
+
+def image_bytes(config: Config, G: Generator, D: Discriminator, stage: int) -> float:
+    """Memory that an image of a D step costs, by the engine that takes it. G, D: on device meta."""
+    if config.training.engine == "readable":
+        return saved_bytes(G, D, stage)
+    return held_bytes(G, D, stage, HALF if config.training.precision == "bfloat16" else None)
 
 
 def mbstd_group(config: Config, phase: Phase) -> int:

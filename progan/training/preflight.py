@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.weak import WeakIdKeyDictionary
 
 from progan.errors import RunFailed
 from progan.nn.ops import largest_group
 from progan.nn.progressive import Discriminator, Generator
 from progan.schedule import Phase
 from progan.training.engine import Engine
+from progan.training.explicit import d_terms
 from progan.training.state import TrainState
 from progan.training.steps import CriticLoss, Part, Where, d_gradients, d_step, g_step, split
 
@@ -21,7 +27,9 @@ HEADROOM = 1.3  # of the tensors that a step keeps, for those that come and go
 
 
 def saved_bytes(G: Generator, D: Discriminator, stage: int) -> float:
-    """Bytes that one image costs a D step of a fade to keep for its derivatives. G, D: on device meta, without data."""
+    """Bytes that one image costs the readable D step of a fade to keep for its derivatives. G, D: on device meta,
+    without data.
+    """
     n, storages = 4, {}
 
     def note(tensor: Tensor) -> Tensor:
@@ -36,6 +44,46 @@ def saved_bytes(G: Generator, D: Discriminator, stage: int) -> float:
         )
     weights = {id(p.untyped_storage()) for net in (G, D) for p in net.parameters()}
     return sum(storage.nbytes() for key, storage in storages.items() if key not in weights) / n
+
+
+def held_bytes(G: Generator, D: Discriminator, stage: int, dtype: torch.dtype | None = None) -> float:
+    """Bytes that one more image of a large batch costs at the height of a D step of a fade, with derivatives written
+    out (`explicit.d_terms`, dtype as there). G, D: on device meta, without data.
+    """
+    meta, heights = torch.device("meta"), []
+    for n in (64, 128):  # in a small batch the weights may stand higher than the images
+        where = Where(stage, torch.zeros((), device=meta), n, 4)
+        with Height() as tensors:
+            d_terms(G, D, random_part(G, stage, n, meta), where, CriticLoss(), dtype)
+        heights.append(tensors.highest)
+    return (heights[1] - heights[0]) / 64
+
+
+class Height(TorchDispatchMode):
+    """Bytes of all tensors that have been made under it and are still in use: now, and at their highest."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.highest = 0
+        self.known = WeakIdKeyDictionary(ref_type=weakref.ref)  # type: ignore[no-untyped-call]
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, Tensor):
+                self._note(leaf.untyped_storage())
+        return result
+
+    def _note(self, storage: torch.UntypedStorage) -> None:
+        if storage in self.known:
+            return
+        self.known[storage] = True
+        self.now += storage.nbytes()
+        self.highest = max(self.highest, self.now)
+        weakref.finalize(storage, self._drop, storage.nbytes())
+
+    def _drop(self, nbytes: int) -> None:
+        self.now -= nbytes
 
 
 def fitting(batch: int, group: int, bytes_an_image: float, free: float) -> int:

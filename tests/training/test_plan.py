@@ -72,10 +72,18 @@ def test_a_configured_micro_batch_is_rounded_down_to_whole_groups(wanted, sizes)
 def test_an_automatic_micro_batch_is_what_memory_holds():
     assert micro_batches(_config(), 1e15) == [16, 15, 15, 14, 14]
     assert micro_batches(_config(), 0) == [4, 3, 3, 2, 2]
-    cost = plan.saved_bytes(*on_meta(_config()), 2)
-    between = micro_batches(_config(), 8 * cost * 1.31)
-    assert between[3] == between[4] == 6
-    assert between[0] == 16  # 4x4 costs less
+    for engine in ("auto", "readable"):
+        config = _config(f"training.engine={engine}")
+        cost = plan.image_bytes(config, *on_meta(config), 2)
+        between = micro_batches(config, 8 * cost * 1.31)
+        assert between[3] == between[4] == 6
+        assert between[0] == 16  # 4x4 costs less
+
+
+def test_what_an_image_costs_depends_on_who_takes_the_step():
+    texts = ("engine=readable", "engine=auto", "precision=bfloat16")
+    readable, explicit, half = (plan.image_bytes(c, *on_meta(c), 2) for c in (_config(f"training.{t}") for t in texts))
+    assert readable > explicit > half > 0
 
 
 def test_groups_are_those_of_the_configuration():

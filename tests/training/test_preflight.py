@@ -10,7 +10,8 @@ from progan.nn.progressive import Discriminator, Generator
 from progan.schedule import Phase
 from progan.training import preflight
 from progan.training.engine import Engine
-from progan.training.preflight import HEADROOM, fitting, halvings, random_part, saved_bytes, trial
+from progan.training.explicit import d_terms
+from progan.training.preflight import HEADROOM, Height, fitting, halvings, held_bytes, random_part, saved_bytes, trial
 from progan.training.state import new_state
 from progan.training.steps import CriticLoss, Part, Where, d_gradients
 
@@ -49,8 +50,52 @@ def test_reckoned_bytes_are_those_of_real_tensors(stage):
     assert abs(reckoned / real - 1) < 0.01
 
 
-def test_bytes_grow_with_the_resolution():
-    cost = [saved_bytes(*_meta(fmap_base=512), stage) for stage in range(4)]  # equal widths everywhere
+def test_held_bytes_are_those_of_real_tensors():
+    G, D = Generator(**NET, latent_size=8), Discriminator(**NET)
+    heights = []
+    for n in (64, 128):
+        where = Where(2, torch.tensor(0.0), n, 4)
+        with Height() as tensors:
+            d_terms(G, D, random_part(G, 2, n, torch.device("cpu")), where, CriticLoss())
+        heights.append(tensors.highest)
+    reckoned = held_bytes(*_meta(), 2)
+    assert reckoned > 1000
+    assert abs(reckoned * 64 / (heights[1] - heights[0]) - 1) < 0.01
+
+
+def test_a_height_counts_memory_once_and_while_it_is_used():
+    with Height() as tensors:
+        x = torch.zeros(1000)
+        view = x[10:].view(2, -1)
+        x.add_(1)
+        assert tensors.now == 4000
+        del x
+        assert tensors.now == 4000, "the view still holds it"
+        del view
+        assert tensors.now == 0
+        torch.zeros(100)
+    assert (tensors.now, tensors.highest) == (0, 4000)
+
+
+def test_half_precision_and_written_derivatives_need_less():
+    with torch.device("meta"):
+        nets = Generator(), Discriminator()
+    readable, explicit, half = saved_bytes(*nets, 6), held_bytes(*nets, 6), held_bytes(*nets, 6, torch.bfloat16)
+    assert half < 0.6 * explicit
+    assert explicit < 0.85 * readable
+
+
+def test_the_largest_resolution_fits_common_cards():
+    """1024x1024 in float32: one image within 8 GB, the official four within 24 GB, with the weights' own gigabyte."""
+    with torch.device("meta"):
+        image = HEADROOM * held_bytes(Generator(), Discriminator(), 8)
+    assert 1e9 < image < 7e9
+    assert 4 * image < 23e9
+
+
+@pytest.mark.parametrize("reckon", [saved_bytes, held_bytes])
+def test_bytes_grow_with_the_resolution(reckon):
+    cost = [reckon(*_meta(fmap_base=512), stage) for stage in range(4)]  # equal widths everywhere
     assert all(b > 1.5 * a for a, b in itertools.pairwise(cost))
     assert 2.5 < cost[3] / cost[2] < 4.5  # four times the pixels
 
@@ -59,8 +104,8 @@ def test_nothing_is_computed_for_it():
     """Networks of the paper's size at 1024x1024 are reckoned without their gigabytes."""
     with torch.device("meta"):
         G, D = Generator(), Discriminator()
-    gigabytes = saved_bytes(G, D, 8) / 1e9
-    assert 1 < gigabytes < 10
+    for gigabytes in (saved_bytes(G, D, 8) / 1e9, held_bytes(G, D, 8) / 1e9):
+        assert 1 < gigabytes < 10
     assert all(p.device.type == "meta" for p in D.parameters())
 
 
