@@ -81,7 +81,9 @@ class Training:
     ema_beta: float = 0.999  # share that the averaged G keeps at each D step
     ema_kimg: float = 0.0  # half-life of the average in thousand images; 0 = ema_beta decides
     micro_batch: int | Literal["auto"] = "auto"  # images a forward pass; auto = all, or as many as memory holds
-    engine: Literal["auto", "readable", "eager", "compiled", "graphs"] = "auto"  # how gradients are found, see engine.py
+    engine: Literal["auto", "readable", "eager", "compiled", "graphs"] = (
+        "auto"  # how gradients are found, see engine.py
+    )
     precision: Literal["float32", "tf32", "bfloat16"] = "tf32"  # of convolutions; tf32 is float32 where there is none
 
 
@@ -110,7 +112,7 @@ class Config:
 
 SECTIONS: dict[str, type] = {f.name: typing.get_type_hints(Config)[f.name] for f in fields(Config)}
 FREE_ON_RESUME = ("data.source", "training.micro_batch", "training.engine", "logging.")
-"""Keys that a continued run may change: they touch the result by rounding at most. (The data itself is compared by its content.)"""
+"""Keys that a continued run may change: they touch the result by rounding at most. (Data is known by its content.)"""
 
 
 def preset_folder() -> Traversable:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+
 import psutil
 import torch
 
@@ -36,6 +39,19 @@ def describe(device: torch.device) -> str:
 def layout(device: torch.device) -> torch.memory_format:
     """How convolutions want their weights and maps in memory: pixel by pixel (channels last) where that is faster."""
     return torch.channels_last if device.type in ("cpu", "cuda") else torch.contiguous_format
+
+
+def keep_freed_memory() -> None:
+    """Let this process keep what it frees for its next tensors, where the C library is glibc. Given back and fetched
+    anew, every page of a large tensor is cleared by the system again: a tenth of a training step on a CPU.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+        mallopt(_M_MMAP_THRESHOLD, 1 << 30)
+        mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1)
+
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 
 def memory_gb(device: torch.device) -> tuple[float, float]:

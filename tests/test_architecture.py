@@ -17,8 +17,8 @@ PACKAGE = ROOT / "progan"
 FLOORS = {
     0: "nn.ops schedule seeds latents losses errors version",
     1: "nn.layers images config devices files console data.source data.pictures data.order",
-    2: "nn.progressive nn.maps training.runlog data.archives data.arrays data.tfrecords data.stylegan data.torchvision_sets "
-    "data.pyramid data.loader data.faces*",
+    2: "nn.progressive nn.maps nn.winograd training.runlog data.archives data.arrays data.tfrecords data.stylegan "
+    "data.torchvision_sets data.pyramid data.loader data.faces*",
     3: "nn.inference training.state data.sources data.workers data.writer",
     4: "training.steps training.explicit training.engine training.checkpoint training.preflight training.pace "
     "training.measure",

@@ -15,13 +15,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from progan.nn.layers import Conv2d, LatentTo4x4, Linear
+from progan.nn.winograd import WinogradConvolution
+
+BOX_MAPS = 256  # from so many maps on the far side, fewer products are worth one more pass over the near one;
+BOX_PIXELS = 32  # and up to this resolution, where a pass finds everything in a cache
+WINOGRAD_MAPS = 128  # from so many maps on both sides, on a CPU, a quarter of the products is worth the transforms
 
 
 def upscaled_kernel(weight: Tensor) -> Tensor:
     """`conv2d(upscale2d(x), weight, padding=1)` is `conv_transpose2d(x, this, stride=2, padding=1)`: 16 products an
     input pixel instead of 36. [O, I, 3, 3] -> [I, O, 4, 4].
     """
-    return spread(weight.flip(2, 3).transpose(0, 1).contiguous(memory_format=torch.channels_last))
+    return spread(turned(weight))
 
 
 def downscaled_kernel(weight: Tensor) -> Tensor:
@@ -59,34 +64,35 @@ class Map(Protocol):
 class Dense:
     """x: [N, ...] -> [N, out]; what it is given is flattened."""
 
-    def __init__(self, layer: Linear) -> None:
-        self.scale, self.weight = layer.scale, layer.weight * layer.scale
+    def __init__(self, layer: Linear | LatentTo4x4) -> None:
+        self.scale, self.weight = (
+            layer.scale,
+            layer.weight,
+        )  # the weight is large and used once a pass: scale what meets it
 
     def __call__(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
-        return F.linear(x.flatten(1).to(self.weight.dtype), self.weight, bias)
+        y = F.linear(x.flatten(1).to(self.weight.dtype), self.weight).mul_(self.scale)
+        return y if bias is None else y.add_(bias)
 
     def adjoint(self, g: Tensor) -> Tensor:
-        return g @ self.weight
+        return (g * self.scale) @ self.weight
 
     def gradient(self, g: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        return g.T @ x.flatten(1).to(g.dtype) * self.scale, g.sum(0)
+        return (g * self.scale).T @ x.flatten(1).to(g.dtype), g.sum(0)
 
 
-class DenseTo4x4:
+class DenseTo4x4(Dense):
     """x: [N, in] -> [N, maps, 4, 4], with one bias a map."""
 
-    def __init__(self, layer: LatentTo4x4) -> None:
-        self.scale, self.weight = layer.scale, layer.weight * layer.scale
-
     def __call__(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
-        y = F.linear(x, self.weight).view(len(x), -1, 4, 4).contiguous(memory_format=torch.channels_last)
+        y = super().__call__(x).view(len(x), -1, 4, 4).contiguous(memory_format=torch.channels_last)
         return y if bias is None else y.add_(bias[:, None, None])
 
     def adjoint(self, g: Tensor) -> Tensor:
-        return g.flatten(1) @ self.weight
+        return super().adjoint(g.flatten(1))
 
     def gradient(self, g: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        return g.flatten(1).T @ x * self.scale, g.sum((0, 2, 3))
+        return super().gradient(g.flatten(1), x)[0], g.sum((0, 2, 3))
 
 
 class Convolution:
@@ -99,7 +105,8 @@ class Convolution:
     def __init__(self, layer: Conv2d, dtype: torch.dtype | None = None) -> None:
         self.scale, self.own = layer.scale, layer.weight.dtype
         self.weight = self.fold(layer.weight * layer.scale).to(dtype)
-        self.padding = (self.weight.shape[-1] - 1) // 2
+        if self.weight.shape[-1] == 1:
+            self.padding = 0
 
     def fold(self, weight: Tensor) -> Tensor:
         return weight
@@ -115,7 +122,7 @@ class Convolution:
 
     def gradient(self, g: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         weight, bias = self.products(g, x)
-        return self.unfold(weight) * self.scale, bias
+        return self.unfold(weight).mul_(self.scale), bias
 
     def convolve(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         bias = None if bias is None else bias.to(self.weight.dtype)
@@ -136,7 +143,50 @@ class Convolution:
 
 
 class Downscaling(Convolution):
-    """A 3x3 convolution, then the mean of 2x2 pixels. [N, in, 2H, 2W] -> [N, out, H, W]."""
+    """A 3x3 convolution, then the mean of 2x2 pixels. [N, in, 2H, 2W] -> [N, out, H, W].
+
+    The mean goes first: it commutes with the convolution, of which only every second pixel is then wanted. 9 products
+    an output pixel instead of 36, for one more pass over the input.
+    """
+
+    stride, padding = 2, 0
+
+    def __call__(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        return self.convolve(box(x), bias)
+
+    def adjoint(self, g: Tensor) -> Tensor:
+        return unbox(self.convolve_back(g))
+
+    def gradient(self, g: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        return super().gradient(g, box(x))
+
+
+class Upscaling(Convolution):
+    """Nearest x2, then a 3x3 convolution. [N, in, H, W] -> [N, out, 2H, 2W]. `Downscaling` the other way round: 9
+    products an input pixel instead of 36.
+    """
+
+    stride, padding = 2, 0
+
+    def fold(self, weight: Tensor) -> Tensor:
+        return turned(weight)
+
+    def unfold(self, gradient: Tensor) -> Tensor:
+        return turned(gradient)
+
+    def __call__(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        y = unbox(self.convolve_back(x), total=True)
+        return y if bias is None else y.add_(bias[:, None, None])
+
+    def adjoint(self, g: Tensor) -> Tensor:
+        return self.convolve(box(g, total=True))
+
+    def gradient(self, g: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        return super().gradient(x, box(g, total=True))[0], g.sum((0, 2, 3), dtype=self.own)
+
+
+class NarrowDownscaling(Convolution):
+    """`Downscaling` by a 4x4 kernel: 16 products an output pixel, and no pass more."""
 
     stride = 2
 
@@ -147,8 +197,8 @@ class Downscaling(Convolution):
         return gather(gradient) / 4
 
 
-class Upscaling(Convolution):
-    """Nearest x2, then a 3x3 convolution: a convolution of stride 2 backwards. [N, in, H, W] -> [N, out, 2H, 2W]."""
+class NarrowUpscaling(Convolution):
+    """`Upscaling` by a 4x4 kernel: 16 products an input pixel, and no pass more."""
 
     stride = 2
 
@@ -156,7 +206,7 @@ class Upscaling(Convolution):
         return upscaled_kernel(weight)
 
     def unfold(self, gradient: Tensor) -> Tensor:
-        return gather(gradient).transpose(0, 1).flip(2, 3)
+        return turned(gather(gradient))
 
     def __call__(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         return self.convolve_back(x, bias)
@@ -165,5 +215,42 @@ class Upscaling(Convolution):
         return self.convolve(g)
 
     def gradient(self, g: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        weight, _ = self.products(x, g)
-        return self.unfold(weight) * self.scale, g.sum((0, 2, 3), dtype=self.own)
+        return super().gradient(x, g)[0], g.sum((0, 2, 3), dtype=self.own)
+
+
+def box(x: Tensor, total: bool = False) -> Tensor:
+    """The mean (or total) of each 2x2 neighbourhood, zeros around. [N, C, H, W] -> [N, C, H+1, W+1]."""
+    return F.avg_pool2d(x, 2, stride=1, padding=1, divisor_override=1 if total else 4)
+
+
+def unbox(g: Tensor, total: bool = False) -> Tensor:
+    """The adjoint of `box`. [N, C, H+1, W+1] -> [N, C, H, W]."""
+    return F.avg_pool2d(g, 2, stride=1, divisor_override=1 if total else 4)
+
+
+def turned(weight: Tensor) -> Tensor:
+    """The kernel of the convolution backwards. [O, I, K, K] -> [I, O, K, K], channels last."""
+    return weight.flip(2, 3).transpose(0, 1).contiguous(memory_format=torch.channels_last)
+
+
+# ---- which map a layer takes: measured, see docs/decisions/0008
+
+
+def convolution(layer: Conv2d, resolution: int, dtype: torch.dtype | None = None) -> Map:
+    """A 3x3 or 1x1 layer at resolution x resolution pixels. dtype: as in `Convolution`."""
+    narrow = min(layer.weight.shape[:2]) < WINOGRAD_MAPS or layer.weight.shape[-1] != 3
+    if narrow or resolution < 8 or dtype is not None or layer.weight.device.type != "cpu":
+        return Convolution(layer, dtype)
+    return WinogradConvolution(layer)
+
+
+def downscaling(layer: Conv2d, resolution: int, dtype: torch.dtype | None = None) -> Map:
+    """A 3x3 layer, then the mean of 2x2 pixels of resolution x resolution. dtype: as in `Convolution`."""
+    wide = layer.weight.shape[0] >= BOX_MAPS or resolution <= BOX_PIXELS
+    return (Downscaling if wide else NarrowDownscaling)(layer, dtype)
+
+
+def upscaling(layer: Conv2d, resolution: int, dtype: torch.dtype | None = None) -> Map:
+    """Nearest x2 to resolution x resolution pixels, then a 3x3 layer. dtype: as in `Convolution`."""
+    wide = layer.weight.shape[1] >= BOX_MAPS or resolution <= BOX_PIXELS
+    return (Upscaling if wide else NarrowUpscaling)(layer, dtype)

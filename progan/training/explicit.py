@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from progan import losses
 from progan.nn.layers import Scaled
-from progan.nn.maps import Convolution, Dense, DenseTo4x4, Downscaling, Map, Upscaling
+from progan.nn.maps import Convolution, Dense, DenseTo4x4, Map, convolution, downscaling, upscaling
 from progan.nn.ops import blend, downscale2d, pixel_norm, upscale2d
 from progan.nn.progressive import (
     Discriminator,
@@ -149,7 +149,7 @@ class Layer:
             self.q[mixed] = self.unpool_and_mask(g, self.y[mixed])
             of_images, bias = self.linear.gradient(self.q, self.x)
             g = self.below(self.q[mixed])
-        self.found = of_tangent + of_images, bias
+        self.found = of_tangent.add_(of_images), bias
         del self.x, self.y, self.q, self.u  # the next layer's can take their place
         return g
 
@@ -158,10 +158,11 @@ class Layer:
         return self.linear.adjoint(q)
 
     def mask(self, g: Tensor, y: Tensor) -> Tensor:
-        """g where y is above 0, slope * g elsewhere."""
-        if self.slope == 1:
-            return g
-        return torch.ops.aten.leaky_relu_backward(g.to(y.dtype), y, self.slope, True)  # type: ignore[no-any-return]
+        """g where y is above 0, slope * g elsewhere. Writes over g: nobody else has it."""
+        g = g.to(y.dtype)
+        if self.slope != 1:
+            torch.ops.aten.leaky_relu_backward.grad_input(g, y, self.slope, True, grad_input=g)
+        return g
 
     def unpool_and_mask(self, g: Tensor, y: Tensor) -> Tensor:
         return self.mask(upscale2d(g) / 4 if self.pool else g, y)
@@ -309,12 +310,12 @@ def discriminator(D: Discriminator, where: Where, batches: int, rows: int, dtype
 
 def block(D: Discriminator, stage: int, dtype: torch.dtype | None) -> list[Node]:
     """Conv, conv, downscale."""
-    module, slope = D.block(stage), D.slope
+    module, resolution = D.block(stage), D.resolutions[stage]
     assert isinstance(module, DiscriminatorBlock)
-    first = Layer(module.conv0, Convolution(module.conv0, dtype), slope)
+    first = Layer(module.conv0, convolution(module.conv0, resolution, dtype), D.slope)
     if module.pool == "before":
-        return [first, Layer(module.conv1, Downscaling(module.conv1, dtype), slope)]
-    return [first, Layer(module.conv1, Convolution(module.conv1, dtype), slope, pool=True)]
+        return [first, Layer(module.conv1, downscaling(module.conv1, resolution, dtype), D.slope)]
+    return [first, Layer(module.conv1, convolution(module.conv1, resolution, dtype), D.slope, pool=True)]
 
 
 def last_block(D: Discriminator, group: int, batches: int, dtype: torch.dtype | None) -> list[Node]:
@@ -323,7 +324,7 @@ def last_block(D: Discriminator, group: int, batches: int, dtype: torch.dtype | 
     assert isinstance(module, LastBlock)
     return [
         *([Stddev(group, batches)] if module.stddev else []),
-        Layer(module.conv, Convolution(module.conv, dtype), slope),
+        Layer(module.conv, convolution(module.conv, 4, dtype), slope),
         Layer(module.dense0, Dense(module.dense0), slope),
         Layer(module.dense1, Dense(module.dense1)),
     ]
@@ -342,13 +343,15 @@ class NormedLayer(Layer):
     def forward(self, x: Tensor) -> Tensor:
         y = super().forward(x)
         if self.norm:
-            self.inverse = torch.rsqrt(wide(y).square().mean(1, keepdim=True) + 1e-8)  # [N, 1, H, W]
-            self.y = (y * self.inverse).to(y.dtype)
-        return self.y
+            length = torch.linalg.vector_norm(wide(y), dim=1, keepdim=True)  # [N, 1, H, W]
+            self.inverse = torch.rsqrt(length.square() / y.shape[1] + 1e-8)
+            y.mul_(self.inverse)
+        return y
 
     def backward(self, g: Tensor) -> Tensor:
         if self.norm:
-            g = (g - self.y * wide(g * self.y).mean(1, keepdim=True)) * self.inverse
+            share = wide(g * self.y).mean(1, keepdim=True)  # [N, 1, H, W] of y in g
+            g = g.addcmul_(self.y, share.to(g.dtype), value=-1).mul_(self.inverse)
         q = self.mask(g, self.y)
         self.found = self.linear.gradient(q, self.x)
         return self.linear.adjoint(q)
@@ -392,13 +395,14 @@ def generator(G: Generator, where: Where, dtype: torch.dtype | None) -> Painter:
     """G at a point of its growth."""
 
     def layers(stage: int) -> list[NormedLayer]:
-        module = G.block(stage)
+        module, resolution = G.block(stage), G.resolutions[stage]
         if isinstance(module, FirstBlock):
             first = NormedLayer(module.dense, DenseTo4x4(module.dense), G.slope, G.pixel_norm)
-            return [first, NormedLayer(module.conv, Convolution(module.conv, dtype), G.slope, G.pixel_norm)]
+            return [first, NormedLayer(module.conv, convolution(module.conv, 4, dtype), G.slope, G.pixel_norm)]
         assert isinstance(module, GeneratorBlock)
-        first = NormedLayer(module.conv0, Upscaling(module.conv0, dtype), G.slope, G.pixel_norm)
-        return [first, NormedLayer(module.conv1, Convolution(module.conv1, dtype), G.slope, G.pixel_norm)]
+        first = NormedLayer(module.conv0, upscaling(module.conv0, resolution, dtype), G.slope, G.pixel_norm)
+        second = convolution(module.conv1, resolution, dtype)
+        return [first, NormedLayer(module.conv1, second, G.slope, G.pixel_norm)]
 
     def to_rgb(stage: int) -> NormedLayer:
         return NormedLayer(G.rgb_layer(stage), Convolution(G.rgb_layer(stage), dtype))

@@ -23,7 +23,7 @@ from progan.data.cache import cache_folder, open_data
 from progan.data.loader import Inputs, Loader, Step, Supply, Take, coming_steps, page_cache_room
 from progan.data.order import Order, order_of
 from progan.data.pyramid import Pyramid
-from progan.devices import describe, usable_bytes
+from progan.devices import describe, keep_freed_memory, usable_bytes
 from progan.errors import RunFailed
 from progan.images import dequantise, fade_reals, mirror, to_images
 from progan.latents import sample_latents
@@ -82,6 +82,8 @@ def train(config: Config, folder: Path, device: torch.device, stop_kimg: float |
     Raises UserError before anything is written where the request cannot be met; RunFailed where the run cannot go on.
     """
     rundir.check(folder, config)
+    if device.type == "cpu":
+        keep_freed_memory()
     job = open_job(config, device, console)
     with rundir.held(folder):
         state = continue_or_begin(job, folder, console)

@@ -56,16 +56,16 @@ def held_bytes(G: Generator, D: Discriminator, stage: int, dtype: torch.dtype | 
         with Height() as tensors:
             d_terms(G, D, random_part(G, stage, n, meta), where, CriticLoss(), dtype)
         heights.append(tensors.highest)
-    return (heights[1] - heights[0]) / 64
+    return float(heights[1] - heights[0]) / 64
 
 
 class Height(TorchDispatchMode):
     """Bytes of all tensors that have been made under it and are still in use: now, and at their highest."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.now = self.highest = 0
-        self.known = WeakIdKeyDictionary(ref_type=weakref.ref)  # type: ignore[no-untyped-call]
+        self.known: Any = WeakIdKeyDictionary(ref_type=weakref.ref)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))

@@ -14,16 +14,24 @@ from progan.nn.maps import (
     DenseTo4x4,
     Downscaling,
     Map,
+    NarrowDownscaling,
+    NarrowUpscaling,
     Upscaling,
+    box,
+    convolution,
     downscaled_kernel,
+    downscaling,
     gather,
     spread,
+    unbox,
     upscaled_kernel,
+    upscaling,
 )
 from progan.nn.ops import downscale2d, upscale2d
+from progan.nn.winograd import WinogradConvolution
 
 Case = tuple[Scaled, Map, Callable[[Tensor], Tensor], tuple[int, ...]]
-NAMES = ["dense", "to4x4", "conv1x1", "conv3x3", "down", "up"]
+NAMES = ["dense", "to4x4", "conv1x1", "conv3x3", "winograd", "down", "up", "narrow down", "narrow up"]
 
 
 def _case(name: str, device: torch.device) -> Case:
@@ -38,8 +46,11 @@ def _case(name: str, device: torch.device) -> Case:
         "to4x4": lambda: (first, DenseTo4x4(first), first, (2, 6)),
         "conv1x1": lambda: (narrow, Convolution(narrow), narrow, (2, 3, 6, 8)),
         "conv3x3": lambda: (conv, Convolution(conv), conv, (2, 3, 6, 8)),
+        "winograd": lambda: (conv, WinogradConvolution(conv), conv, (2, 3, 4, 8)),
         "down": lambda: (conv, Downscaling(conv), lambda x: downscale2d(conv(x)), (2, 3, 6, 8)),
         "up": lambda: (conv, Upscaling(conv), lambda x: conv(upscale2d(x)), (2, 3, 6, 8)),
+        "narrow down": lambda: (conv, NarrowDownscaling(conv), lambda x: downscale2d(conv(x)), (2, 3, 6, 8)),
+        "narrow up": lambda: (conv, NarrowUpscaling(conv), lambda x: conv(upscale2d(x)), (2, 3, 6, 8)),
     }
     return cases[name]()
 
@@ -88,7 +99,33 @@ def test_gather_is_the_adjoint_of_spread():
     assert spread(torch.ones(1, 1, 3, 3))[0, 0].tolist() == [[1, 2, 2, 1], [2, 4, 4, 2], [2, 4, 4, 2], [1, 2, 2, 1]]
 
 
-@pytest.mark.parametrize("kind", [Convolution, Downscaling, Upscaling])
+def test_unbox_is_the_adjoint_of_box():
+    for total in (False, True):
+        x, g = torch.randn(2, 3, 4, 6).double(), torch.randn(2, 3, 5, 7).double()
+        assert torch.isclose((box(x, total) * g).sum(), (x * unbox(g, total)).sum(), rtol=1e-12)
+    assert box(torch.ones(1, 1, 2, 2))[0, 0].tolist() == [[0.25, 0.5, 0.25], [0.5, 1, 0.5], [0.25, 0.5, 0.25]]
+
+
+def test_which_map_a_layer_takes():
+    """By widths, resolution, precision and kind of device: never by a clock, so that a run resumes to the bit."""
+    wide, narrow, thin = Conv2d(256, 256, 3), Conv2d(64, 64, 3), Conv2d(256, 3, 1)
+    with torch.device("meta"):
+        elsewhere = Conv2d(256, 256, 3)
+    assert isinstance(convolution(wide, 8), WinogradConvolution)
+    for layer, resolution, dtype in (
+        (wide, 4, None), (wide, 8, torch.bfloat16), (narrow, 8, None), (thin, 8, None), (elsewhere, 8, None)
+    ):  # fmt: skip
+        assert type(convolution(layer, resolution, dtype)) is Convolution
+    for layer, resolution, down, up in (
+        (wide, 64, Downscaling, Upscaling),
+        (narrow, 32, Downscaling, Upscaling),
+        (narrow, 64, NarrowDownscaling, NarrowUpscaling),
+    ):
+        assert type(downscaling(layer, resolution)) is down
+        assert type(upscaling(layer, resolution)) is up
+
+
+@pytest.mark.parametrize("kind", [Convolution, Downscaling, Upscaling, NarrowDownscaling, NarrowUpscaling])
 def test_in_half_precision_only_the_convolution_is_rounded(kind):
     conv = Conv2d(8, 6, 3)
     torch.nn.init.normal_(conv.bias)

@@ -15,18 +15,18 @@ from progan.training.steps import CriticLoss, Part, Where, frozen
 
 META, BATCH = torch.device("meta"), 16
 COSTS = {
-    0: (1.34, 244),
-    1: (9.2, 433),
-    2: (40.6, 569),
-    3: (166, 705),
-    4: (331, 841),
-    5: (495, 977),
-    6: (659, 1113),
-    8: (989, 1385),
+    0: (1.34, 254),
+    1: (8.14, 426),
+    2: (35.3, 545),
+    3: (144, 664),
+    4: (275, 783),
+    5: (405, 902),
+    6: (570, 1041),
+    8: (899, 1319),
 }
-"""Stage -> GFLOP of an iteration per image, the least that the mathematics allows with up- and downscaling folded into
-4x4 kernels (12 passes through D and 1 through G in the D step, 2 and 3 in the G step, the weights of the fade aside);
-and kernels that a fading iteration of explicit.py launches today.
+"""Stage -> GFLOP of an iteration per image: 12 passes through D and 1 through G in the D step, 2 and 3 in the G step,
+resampling folded into the convolutions (9 products instead of 36 where layers are wide, 16 elsewhere), the fade's own
+layers aside; and kernels that a fading iteration of explicit.py launches today.
 """
 NO_KERNEL = {"empty", "empty_like", "empty_strided", "new_empty", "detach", "promote_types", "scalar_tensor"}
 
@@ -94,7 +94,7 @@ def test_launches_do_not_creep_up(nets, stage):
 def test_the_readable_step_does_more_of_both(nets, stage):
     """What simplicity costs: resampling apart from convolutions, a pass each for reals, fakes and mixed images."""
     fast, plain = _explicit(nets, stage, fading=True), _readable(nets, stage, fading=True)
-    assert 1.3 < plain.flops / fast.flops < 1.6
+    assert 1.45 < plain.flops / fast.flops < 1.9
     assert 1.1 < plain.launches / fast.launches < 2.5
 
 
