@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from progan.exchange.snapshots import Snapshot
+    from progan.nn.inference import Compact
 
 MOST_SEEDS = 100_000
 
@@ -110,6 +111,7 @@ def command(
     """
     from progan.devices import pick_device
     from progan.exchange.snapshots import find_snapshot, load_snapshot
+    from progan.nn.inference import Compact
 
     if grid and grid[0] * grid[1] != len(seeds):
         raise click.UsageError(
@@ -117,9 +119,9 @@ def command(
         )
     snapshot = load_snapshot(find_snapshot(run), pick_device(device))
     stage, alpha = stage_and_alpha(snapshot, resolution)
-    pictures = []
+    G, pictures = Compact(snapshot.G, stage), []
     for seed in seeds:
-        picture = render(snapshot, seed, stage, alpha, psi)
+        picture = render(G, seed, alpha, psi)
         write_picture(out / f"seed{seed:04}.png", picture, {"seed": str(seed), "psi": f"{psi:g}"})
         pictures += [picture] if grid else []
     if grid:
@@ -127,18 +129,14 @@ def command(
     click.echo(f"{out}: {len(seeds)} pictures{' and a sheet' if grid else ''}, {4 << stage}x{4 << stage} pixels")
 
 
-def render(snapshot: Snapshot, seed: int, stage: int, alpha: float, psi: float) -> Tensor:
-    """The picture of a seed, alone in its forward pass: its pixels are the same whatever is rendered beside it.
-    -> uint8 [C, R, R] on the CPU."""
-    import torch
-
+def render(G: Compact, seed: int, alpha: float, psi: float) -> Tensor:
+    """The picture of a seed at G's top stage, alone in its forward pass: its pixels are the same whatever is rendered
+    beside it. -> uint8 [C, R, R] on the CPU."""
     from progan.images import to_pixels
     from progan.latents import latents_from_seeds
 
-    device = next(snapshot.G.parameters()).device
-    with torch.inference_mode():
-        z = latents_from_seeds([seed], snapshot.G.latent_size).to(device)
-        return to_pixels(snapshot.G(z, stage, alpha, psi)[0]).cpu()
+    z = latents_from_seeds([seed], G.latent_size).to(G.device)
+    return to_pixels(G(z, alpha=alpha, psi=psi)[0]).cpu()
 
 
 def write_sheet(path: Path, pictures: list[Tensor], columns: int, psi: float) -> None:

@@ -48,6 +48,11 @@ def _size(path):
         return image.size, getattr(image, "n_frames", 1)
 
 
+def _apart(a, b):
+    """The largest difference of two pictures, in levels of 256."""
+    return np.abs(a.astype(int) - b.astype(int)).max()
+
+
 # --- grammar ---
 
 
@@ -99,7 +104,7 @@ def test_generate_writes_one_picture_a_seed(run, tmp_path, capsys):
         got = np.asarray(image)
     G = load_snapshot(run / "snapshots" / "generator-000012.safetensors").G
     expected = to_pixels(G(latents.latents_from_seeds([5], 8), 2, 0.5))[0].permute(1, 2, 0).numpy()
-    assert np.array_equal(got, expected)
+    assert _apart(got, expected) <= 1  # the fast form of G may round otherwise
 
 
 def test_generate_takes_the_newest_run_and_writes_a_sheet(run, tmp_path):
@@ -108,6 +113,22 @@ def test_generate_takes_the_newest_run_and_writes_a_sheet(run, tmp_path):
     sheet = np.asarray(Image.open(out / "sheet0000-0005.png"))
     assert sheet.shape == (32, 48, 3)
     assert np.array_equal(sheet[16:, 16:32], np.asarray(Image.open(out / "seed0004.png")))
+
+
+def test_generate_draws_a_seed_the_same_among_others(run, tmp_path):
+    for seeds in ("7", "5-9", "9,7"):
+        assert main(["generate", "--seeds", seeds, "--device", "cpu", "--out", seeds]) == 0
+    alone, *others = ((tmp_path / seeds / "seed0007.png").read_bytes() for seeds in ("7", "5-9", "9,7"))
+    assert others == [alone, alone]
+
+
+def test_pictures_come_from_the_fast_form(run, monkeypatch):
+    def forward(*_):
+        raise AssertionError("this is the form to train")
+
+    monkeypatch.setattr(Generator, "forward", forward)
+    assert main(["generate", "--seeds", "0", "--device", "cpu"]) == 0
+    assert main(["interpolate", "--frames", "6", "--device", "cpu"]) == 0
 
 
 def test_generate_never_replaces_another_picture(run, tmp_path, capsys):
@@ -126,7 +147,7 @@ def test_generate_at_an_earlier_resolution_is_the_stable_one(run, tmp_path):
     assert main(["generate", "--seeds", "4", "--res", "8", "--device", "cpu", "--out", "o"]) == 0
     G = load_snapshot(run / "snapshots" / "generator-000012.safetensors").G
     expected = to_pixels(G(latents.latents_from_seeds([4], 8), 1, 1.0))[0].permute(1, 2, 0).numpy()
-    assert np.array_equal(np.asarray(Image.open(tmp_path / "o" / "seed0004.png")), expected)
+    assert _apart(np.asarray(Image.open(tmp_path / "o" / "seed0004.png")), expected) <= 1
 
 
 def test_generate_at_an_earlier_resolution_and_psi_zero(run, tmp_path):
