@@ -84,7 +84,7 @@ class Training:
     engine: Literal["auto", "readable", "eager", "compiled", "graphs"] = (
         "auto"  # how gradients are found, see engine.py
     )
-    precision: Literal["float32", "tf32", "bfloat16"] = "tf32"  # of convolutions; tf32 is float32 where there is none
+    precision: Literal["float32", "tf32", "bfloat16"] = "tf32"  # of convolutions, see engine.py
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import mmap
 import subprocess
 import sys
 import types
@@ -257,11 +258,14 @@ def test_memory_is_measured_by_the_script_itself(bench_step, monkeypatch, capsys
         bench_step.main()
         return subprocess.CompletedProcess(command, 0, "something else\n" + capsys.readouterr().out)
 
+    def use_memory():
+        with mmap.mmap(-1, 10**8) as memory:
+            for page in range(0, len(memory), mmap.PAGESIZE):
+                memory[page] = 1
+
     monkeypatch.setattr(subprocess, "run", play)
     started = []
-    monkeypatch.setattr(
-        bench_step, "start", lambda name, case: started.append((name, case)) or (lambda: bytearray(10**8))
-    )
+    monkeypatch.setattr(bench_step, "start", lambda name, case: started.append((name, case)) or use_memory)
     case = bench_step.Case(options.case_config, torch.device("cpu"), 1, True, 8)
     assert 0.9e8 < bench_step.memory("eager", case, options) < 1.5e8
     assert started == [("eager", case)]

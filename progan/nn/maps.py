@@ -8,6 +8,7 @@ after a convolution, are folded into the weight once a step; `gradient` undoes t
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -236,21 +237,28 @@ def turned(weight: Tensor) -> Tensor:
 # ---- which map a layer takes: measured, see docs/decisions/0008
 
 
-def convolution(layer: Conv2d, resolution: int, dtype: torch.dtype | None = None) -> Map:
-    """A 3x3 or 1x1 layer at resolution x resolution pixels. dtype: as in `Convolution`."""
-    narrow = min(layer.weight.shape[:2]) < WINOGRAD_MAPS or layer.weight.shape[-1] != 3
-    if narrow or resolution < 8 or dtype is not None or layer.weight.device.type != "cpu":
-        return Convolution(layer, dtype)
-    return WinogradConvolution(layer)
+@dataclass(frozen=True)
+class Kernels:
+    """How convolutions are computed: the same but for rounding. The choice between maps is one of widths, resolution
+    and kind of device, never of a clock, so that a run resumes to the bit.
+    """
 
+    dtype: torch.dtype | None = None  # that they compute in; None: their weights' own
+    winograd: bool = False  # on a CPU, where layers are wide: twice the rounding error of float32, half the time
 
-def downscaling(layer: Conv2d, resolution: int, dtype: torch.dtype | None = None) -> Map:
-    """A 3x3 layer, then the mean of 2x2 pixels of resolution x resolution. dtype: as in `Convolution`."""
-    wide = layer.weight.shape[0] >= BOX_MAPS or resolution <= BOX_PIXELS
-    return (Downscaling if wide else NarrowDownscaling)(layer, dtype)
+    def convolution(self, layer: Conv2d, resolution: int) -> Map:
+        """A 3x3 or 1x1 layer at resolution x resolution pixels."""
+        wide = min(layer.weight.shape[:2]) >= WINOGRAD_MAPS and layer.weight.shape[-1] == 3 and resolution >= 8
+        if self.winograd and wide and layer.weight.device.type == "cpu":
+            return WinogradConvolution(layer)
+        return Convolution(layer, self.dtype)
 
+    def downscaling(self, layer: Conv2d, resolution: int) -> Map:
+        """A 3x3 layer, then the mean of 2x2 pixels of resolution x resolution."""
+        wide = layer.weight.shape[0] >= BOX_MAPS or resolution <= BOX_PIXELS
+        return (Downscaling if wide else NarrowDownscaling)(layer, self.dtype)
 
-def upscaling(layer: Conv2d, resolution: int, dtype: torch.dtype | None = None) -> Map:
-    """Nearest x2 to resolution x resolution pixels, then a 3x3 layer. dtype: as in `Convolution`."""
-    wide = layer.weight.shape[1] >= BOX_MAPS or resolution <= BOX_PIXELS
-    return (Upscaling if wide else NarrowUpscaling)(layer, dtype)
+    def upscaling(self, layer: Conv2d, resolution: int) -> Map:
+        """Nearest x2 to resolution x resolution pixels, then a 3x3 layer."""
+        wide = layer.weight.shape[1] >= BOX_MAPS or resolution <= BOX_PIXELS
+        return (Upscaling if wide else NarrowUpscaling)(layer, self.dtype)

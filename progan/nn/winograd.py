@@ -182,7 +182,7 @@ def spread(g: list[Tensor]) -> list[Tensor]:
 
 def product(x: Tensor, weight: Tensor) -> Tensor:
     """x @ weight.T. oneDNN's own, which torch keeps private, is 1.2 times as fast on AVX2 and 2 to 3.5 on AVX-512."""
-    if ONEDNN and x.device.type == "cpu" and x.dtype == torch.float32:
+    if ONEDNN and not torch.compiler.is_compiling() and x.device.type == "cpu" and x.dtype == torch.float32:
         return torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")  # type: ignore[no-any-return]
     return x @ weight.T
 

@@ -5,7 +5,8 @@ eager      derivatives written out, by the code in `explicit`
 compiled   the same, compiled whole by torch.compile
 graphs     the same, compiled where that is possible, and replayed as CUDA graphs
 
-`auto` is graphs on CUDA, eager on a CPU, readable elsewhere.
+`auto` is eager on a CPU and on CUDA, readable elsewhere. (On CUDA it will be graphs once that has been run: see
+docs/gpu-todo.md.)
 """
 
 from __future__ import annotations
@@ -23,12 +24,20 @@ import torch
 from torch import Tensor
 
 from progan.errors import UserError
+from progan.nn.maps import Kernels
 from progan.nn.progressive import Discriminator, Generator
 from progan.training import explicit, steps
 from progan.training.explicit import Gradients
 from progan.training.steps import DGradients, GGradients, Part, Stats, Where
 
-HALF = torch.bfloat16  # the `bfloat16` of training.precision
+KERNELS = {
+    "float32": Kernels(),
+    "tf32": Kernels(winograd=True),
+    "bfloat16": Kernels(dtype=torch.bfloat16),
+}
+"""training.precision -> how convolutions are computed. float32: as exactly as that allows. tf32: faster ways that round
+more coarsely, TF32 on CUDA and Winograd on a CPU. bfloat16: on every device.
+"""
 Say = Callable[[str], None]
 Terms = Callable[..., tuple[Stats, Gradients]]
 """`explicit.d_terms` or `g_terms`, or what does the same."""
@@ -49,6 +58,7 @@ class Engine:
     d_gradients: DGradients = steps.d_gradients
     g_gradients: GGradients = steps.g_gradients
     clock: Clock = field(default_factory=Clock)
+    kernels: Kernels = explicit.PLAIN
 
 
 def open_engine(wanted: str, precision: str, device: torch.device, say: Say, cache: Path) -> Engine:
@@ -63,29 +73,34 @@ def open_engine(wanted: str, precision: str, device: torch.device, say: Say, cac
         torch.backends.cudnn.allow_tf32 = precision != "float32"
     if name == "readable":
         return Engine(name)
-    dtype, clock = HALF if precision == "bfloat16" else None, Clock()
-    d_terms: Terms = partial(explicit.d_terms, dtype=dtype)
-    g_terms: Terms = partial(explicit.g_terms, dtype=dtype)
+    clock, kernels = Clock(), KERNELS[precision]
+    d_terms: Terms = partial(explicit.d_terms, kernels=kernels)
+    g_terms: Terms = partial(explicit.g_terms, kernels=kernels)
     if name != "eager":
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache))
         d_terms, g_terms = Compiled("D", d_terms, say, clock), Compiled("G", g_terms, say, clock)
     if name == "graphs":
         d_terms, g_terms = Replayed(d_terms), Replayed(g_terms)
-    return Engine(name, adding(d_terms), adding(g_terms), clock)
+    return Engine(name, adding(d_terms), adding(g_terms), clock, kernels)
 
 
 def choose(wanted: str, precision: str, device: torch.device) -> str:
     """The engine that a name means on a device. Raises UserError for what cannot be."""
     if wanted == "graphs" and device.type != "cuda":
         raise UserError(f"training.engine graphs needs CUDA, and this is {device.type}; auto takes the best there is.")
-    if wanted == "readable" and precision == "bfloat16":
-        raise UserError("training.engine readable computes in float32; for precision bfloat16 take another engine.")
-    return {"cuda": "graphs", "cpu": "eager"}.get(device.type, "readable") if wanted == "auto" else wanted
+    name = wanted if wanted != "auto" else "eager" if device.type in ("cpu", "cuda") else "readable"
+    if name == "readable" and precision == "bfloat16":
+        raise UserError("training.engine readable computes in float32; for precision bfloat16 take eager or compiled.")
+    return name
 
 
-def untimely(engine: Engine) -> Engine:
+def uncompiled(engine: Engine) -> Engine:
     """What computes the same at once, with nothing to compile or capture first: for a trial."""
-    return engine if engine.name == "readable" else Engine("eager", adding(explicit.d_terms), adding(explicit.g_terms))
+    if engine.name == "readable":
+        return engine
+    d_terms = partial(explicit.d_terms, kernels=engine.kernels)
+    g_terms = partial(explicit.g_terms, kernels=engine.kernels)
+    return Engine("eager", adding(d_terms), adding(g_terms), kernels=engine.kernels)
 
 
 def adding(terms: Terms) -> Callable[..., Stats]:
@@ -137,7 +152,7 @@ class Compiled:
         try:
             return self.terms(*arguments)
         except torch._dynamo.exc.TorchDynamoException as error:  # what the compiler raises is among them
-            reason = str(error).strip().partition("\n")[0]
+            reason = " ".join(str(error).split("\n\n")[0].split())  # what follows is advice on debugging torch
             self.say(f"The step of {self.name} cannot be compiled here ({reason}); it runs uncompiled.")
             self.terms = self.eager
             return self.terms(*arguments)

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from progan import losses
 from progan.nn.layers import Scaled
-from progan.nn.maps import Convolution, Dense, DenseTo4x4, Map, convolution, downscaling, upscaling
+from progan.nn.maps import Dense, DenseTo4x4, Kernels, Map
 from progan.nn.ops import blend, downscale2d, pixel_norm, upscale2d
 from progan.nn.progressive import (
     Discriminator,
@@ -38,19 +38,20 @@ from progan.nn.progressive import (
 )
 from progan.training.steps import CriticLoss, Part, Stats, Where
 
+PLAIN = Kernels()
 Gradients = list[tuple[nn.Parameter, Tensor]]
 """Parameters, and what their `.grad` grows by."""
 
 
 @torch.no_grad()
 def d_terms(
-    G: Generator, D: Discriminator, part: Part, where: Where, loss: CriticLoss, dtype: torch.dtype | None = None
+    G: Generator, D: Discriminator, part: Part, where: Where, loss: CriticLoss, kernels: Kernels = PLAIN
 ) -> tuple[Stats, Gradients]:
-    """`steps.d_gradients`, with the gradients returned. dtype: of the convolutions, default that of their weights."""
+    """`steps.d_gradients`, with the gradients returned."""
     count = len(part.reals)
-    fakes = generator(G, where, dtype).forward(part.latents).to(part.reals.dtype)
+    fakes = generator(G, where, kernels).forward(part.latents).to(part.reals.dtype)
     mixed = torch.lerp(part.reals, fakes, part.mix[:, None, None, None])
-    critic = discriminator(D, where, 3, count, dtype)
+    critic = discriminator(D, where, 3, count, kernels)
     images = torch.cat([part.reals, fakes, mixed]).contiguous(memory_format=torch.channels_last)
     scores = critic.forward(images)  # [3N, 1]
     real_scores, fake_scores, mixed_scores = scores.view(3, count)
@@ -73,10 +74,10 @@ def d_terms(
 
 @torch.no_grad()
 def g_terms(
-    G: Generator, D: Discriminator, latents: Tensor, where: Where, dtype: torch.dtype | None = None
+    G: Generator, D: Discriminator, latents: Tensor, where: Where, kernels: Kernels = PLAIN
 ) -> tuple[Stats, Gradients]:
-    """`steps.g_gradients`, with the gradients returned. dtype: as in `d_terms`."""
-    painter, critic = generator(G, where, dtype), discriminator(D, where, 1, len(latents), dtype)
+    """`steps.g_gradients`, with the gradients returned."""
+    painter, critic = generator(G, where, kernels), discriminator(D, where, 1, len(latents), kernels)
     scores = critic.forward(painter.forward(latents))  # [N, 1]
     painter.backward(critic.backward(torch.full_like(scores, -1 / where.batch)))
     return {"loss_G": losses.generator_loss(scores).sum() / where.batch}, painter.gradients()
@@ -158,11 +159,13 @@ class Layer:
         return self.linear.adjoint(q)
 
     def mask(self, g: Tensor, y: Tensor) -> Tensor:
-        """g where y is above 0, slope * g elsewhere. Writes over g: nobody else has it."""
-        g = g.to(y.dtype)
-        if self.slope != 1:
-            torch.ops.aten.leaky_relu_backward.grad_input(g, y, self.slope, True, grad_input=g)
-        return g
+        """g where y is above 0, slope * g elsewhere. May write over g: nobody else has it."""
+        g, mask = g.to(y.dtype), torch.ops.aten.leaky_relu_backward
+        if self.slope == 1:
+            return g
+        if torch.compiler.is_compiling():  # which finds its own memory
+            return mask(g, y, self.slope, True)  # type: ignore[no-any-return]
+        return mask.grad_input(g, y, self.slope, True, grad_input=g)  # type: ignore[no-any-return]
 
     def unpool_and_mask(self, g: Tensor, y: Tensor) -> Tensor:
         return self.mask(upscale2d(g) / 4 if self.pool else g, y)
@@ -295,36 +298,36 @@ def shares(g: Tensor, alpha: float | Tensor) -> tuple[Tensor, Tensor]:
     return g - to_new, to_new
 
 
-def discriminator(D: Discriminator, where: Where, batches: int, rows: int, dtype: torch.dtype | None) -> Chain:
+def discriminator(D: Discriminator, where: Where, batches: int, rows: int, kernels: Kernels) -> Chain:
     """D at a point of its growth, for several batches at once; the last `rows` pictures want a gradient."""
 
     def from_rgb(stage: int) -> Node:
-        return FromRGB(D.rgb_layer(stage), Convolution(D.rgb_layer(stage), dtype), D.slope, rows)
+        return FromRGB(D.rgb_layer(stage), kernels.convolution(D.rgb_layer(stage), D.resolutions[stage]), D.slope, rows)
 
-    top: list[Node] = [from_rgb(where.stage), *(block(D, where.stage, dtype) if where.stage else [])]
+    top: list[Node] = [from_rgb(where.stage), *(block(D, where.stage, kernels) if where.stage else [])]
     if where.stage and not is_one(where.alpha):
         top = [Fade(from_rgb(where.stage - 1), Chain(top), where.alpha)]
-    middle = [layer for s in reversed(range(1, where.stage)) for layer in block(D, s, dtype)]
-    return Chain([*top, *middle, *last_block(D, where.group, batches, dtype)])
+    middle = [layer for s in reversed(range(1, where.stage)) for layer in block(D, s, kernels)]
+    return Chain([*top, *middle, *last_block(D, where.group, batches, kernels)])
 
 
-def block(D: Discriminator, stage: int, dtype: torch.dtype | None) -> list[Node]:
+def block(D: Discriminator, stage: int, kernels: Kernels) -> list[Node]:
     """Conv, conv, downscale."""
     module, resolution = D.block(stage), D.resolutions[stage]
     assert isinstance(module, DiscriminatorBlock)
-    first = Layer(module.conv0, convolution(module.conv0, resolution, dtype), D.slope)
+    first = Layer(module.conv0, kernels.convolution(module.conv0, resolution), D.slope)
     if module.pool == "before":
-        return [first, Layer(module.conv1, downscaling(module.conv1, resolution, dtype), D.slope)]
-    return [first, Layer(module.conv1, convolution(module.conv1, resolution, dtype), D.slope, pool=True)]
+        return [first, Layer(module.conv1, kernels.downscaling(module.conv1, resolution), D.slope)]
+    return [first, Layer(module.conv1, kernels.convolution(module.conv1, resolution), D.slope, pool=True)]
 
 
-def last_block(D: Discriminator, group: int, batches: int, dtype: torch.dtype | None) -> list[Node]:
+def last_block(D: Discriminator, group: int, batches: int, kernels: Kernels) -> list[Node]:
     """Minibatch stddev, conv, dense, dense."""
     module, slope = D.block(0), D.slope
     assert isinstance(module, LastBlock)
     return [
         *([Stddev(group, batches)] if module.stddev else []),
-        Layer(module.conv, convolution(module.conv, 4, dtype), slope),
+        Layer(module.conv, kernels.convolution(module.conv, 4), slope),
         Layer(module.dense0, Dense(module.dense0), slope),
         Layer(module.dense1, Dense(module.dense1)),
     ]
@@ -391,21 +394,21 @@ class Painter:
         return [pair for layer in (*self.below, *self.top, *rgb) for pair in layer.gradients()]
 
 
-def generator(G: Generator, where: Where, dtype: torch.dtype | None) -> Painter:
+def generator(G: Generator, where: Where, kernels: Kernels) -> Painter:
     """G at a point of its growth."""
 
     def layers(stage: int) -> list[NormedLayer]:
         module, resolution = G.block(stage), G.resolutions[stage]
         if isinstance(module, FirstBlock):
             first = NormedLayer(module.dense, DenseTo4x4(module.dense), G.slope, G.pixel_norm)
-            return [first, NormedLayer(module.conv, convolution(module.conv, 4, dtype), G.slope, G.pixel_norm)]
+            return [first, NormedLayer(module.conv, kernels.convolution(module.conv, 4), G.slope, G.pixel_norm)]
         assert isinstance(module, GeneratorBlock)
-        first = NormedLayer(module.conv0, upscaling(module.conv0, resolution, dtype), G.slope, G.pixel_norm)
-        second = convolution(module.conv1, resolution, dtype)
+        first = NormedLayer(module.conv0, kernels.upscaling(module.conv0, resolution), G.slope, G.pixel_norm)
+        second = kernels.convolution(module.conv1, resolution)
         return [first, NormedLayer(module.conv1, second, G.slope, G.pixel_norm)]
 
     def to_rgb(stage: int) -> NormedLayer:
-        return NormedLayer(G.rgb_layer(stage), Convolution(G.rgb_layer(stage), dtype))
+        return NormedLayer(G.rgb_layer(stage), kernels.convolution(G.rgb_layer(stage), G.resolutions[stage]))
 
     old = to_rgb(where.stage - 1) if where.stage and not is_one(where.alpha) else None
     below = [layer for s in range(where.stage) for layer in layers(s)]

@@ -4,6 +4,7 @@ anything else. To go on with a run, start it again."""
 from __future__ import annotations
 
 import contextlib
+import math
 import signal
 import time
 from dataclasses import dataclass
@@ -28,9 +29,11 @@ from progan.errors import RunFailed
 from progan.images import dequantise, fade_reals, mirror, to_images
 from progan.latents import sample_latents
 from progan.schedule import Schedule, SchedulePoint, stage_of
-from progan.training import checkpoint, plan, preflight, rundir
-from progan.training.engine import Engine, open_engine, untimely
-from progan.training.pace import Pace, work_per_image
+from progan.training import checkpoint, plan, rundir
+from progan.training.engine import Engine, open_engine, uncompiled
+from progan.training.measure import Trial, measure
+from progan.training.pace import Pace, pace_of
+from progan.training.preflight import is_out_of_memory
 from progan.training.runlog import RunLog
 from progan.training.state import TrainState, new_state
 from progan.training.steps import (
@@ -46,6 +49,7 @@ from progan.training.steps import (
 )
 from progan.training.ticks import Ticks
 
+TRIAL_SEC = 4.0  # a trial iteration that is shorter than half of it is repeated
 SLOW_SEC = 6 * 3600  # an estimate beyond this, on a CPU, is worth a word
 
 
@@ -109,7 +113,17 @@ def train(config: Config, folder: Path, device: torch.device, stop_kimg: float |
 def _train(job: Job, state: TrainState, folder: Path, log: RunLog, end_nimg: int) -> int:
     """What `train` does once the run is ours: first pictures, trial step, loop, last words."""
     announce(job, state, folder, log)
-    ticks = Ticks(folder, job.config, log, state, job.data, job.order, pace_of(job, state), end_nimg, job.engine.clock)
+    ticks = Ticks(
+        folder,
+        job.config,
+        log,
+        state,
+        job.data,
+        job.order,
+        pace_of(state.G, state.D, job.config.training.d_repeats),
+        end_nimg,
+        job.engine.clock,
+    )
     with Stop() as stop:
         ticks.first_pictures()
         check(job, ticks.pace, log)
@@ -246,18 +260,11 @@ def _new_state(job: Job) -> TrainState:
     try:
         return new_state(*arguments, job.config.training.seed, job.device)
     except RuntimeError as error:
-        if preflight.is_out_of_memory(error):
+        if is_out_of_memory(error):
             raise RunFailed(
                 "the networks do not fit into memory; use smaller networks.fmap_base or fmap_max."
             ) from None
         raise
-
-
-def pace_of(job: Job, state: TrainState) -> Pace:
-    """The model of speed, before anything is measured."""
-    stages = range(len(state.G.resolutions))
-    macs = ([state.G.macs(s) for s in stages], [state.D.macs(s) for s in stages])
-    return Pace(work_per_image(*macs, job.config.training.d_repeats))
 
 
 def check(job: Job, pace: Pace, log: RunLog) -> None:
@@ -267,9 +274,16 @@ def check(job: Job, pace: Pace, log: RunLog) -> None:
     """
     state, top, first = _new_state(job), job.schedule.phases[-1], job.schedule.phases[0]
     for phase in (top, first) if top.stage != first.stage else (top,):
-        planned = job.micro_batch[phase.index]
-        sec, fits = preflight.trial(state, phase, job.config.networks.mbstd_group, planned, untimely(job.engine))
-        pace.measured(phase.stage, sec / phase.batch)
+        planned, group = job.micro_batch[phase.index], plan.mbstd_group(job.config, phase)
+        trial = Trial(phase.stage, phase.fading, phase.batch, group, planned)
+        found = measure(state, trial, uncompiled(job.engine), job.config.training.d_repeats, TRIAL_SEC, math.inf)
+        if found is None:
+            raise RunFailed(
+                f"{group} images of {phase.resolution}x{phase.resolution} do not fit into the memory of {job.device}; "
+                f"use a lower --max-res, fewer feature maps (networks.fmap_max), or a smaller networks.mbstd_group."
+            )
+        pace.measured(phase.stage, found.seconds / (phase.batch * job.config.training.d_repeats))
+        fits = found.trial.micro_batch
         if fits < planned:
             log.line(f"{planned} images of {phase.resolution}x{phase.resolution} do not fit: {fits} a forward pass.")
             _halve(job, planned / fits)

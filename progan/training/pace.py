@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from progan.nn.progressive import Discriminator, Generator
 from progan.schedule import Schedule
 
 
@@ -49,6 +50,12 @@ class Pace:
             if end > start:
                 left[phase.resolution] = left.get(phase.resolution, 0) + (end - start) * self.sec_per_img(phase.stage)
         return left
+
+
+def pace_of(G: Generator, D: Discriminator, d_repeats: int) -> Pace:
+    """The model for two networks, before anything is measured."""
+    stages = range(len(G.resolutions))
+    return Pace(work_per_image([G.macs(s) for s in stages], [D.macs(s) for s in stages], d_repeats))
 
 
 def work_per_image(G_macs: Sequence[int], D_macs: Sequence[int], d_repeats: int) -> list[float]:

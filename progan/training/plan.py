@@ -12,7 +12,7 @@ from progan.devices import usable_bytes
 from progan.nn.ops import largest_group
 from progan.nn.progressive import Discriminator, Generator
 from progan.schedule import Phase
-from progan.training.engine import HALF
+from progan.training.engine import KERNELS
 from progan.training.preflight import fitting, held_bytes, saved_bytes
 
 Row = dict[str, Any]
@@ -33,7 +33,7 @@ def image_bytes(config: Config, G: Generator, D: Discriminator, stage: int) -> f
     """Memory that an image of a D step costs, by the engine that takes it. G, D: on device meta."""
     if config.training.engine == "readable":
         return saved_bytes(G, D, stage)
-    return held_bytes(G, D, stage, HALF if config.training.precision == "bfloat16" else None)
+    return held_bytes(G, D, stage, KERNELS[config.training.precision])
 
 
 def mbstd_group(config: Config, phase: Phase) -> int:

@@ -1,11 +1,9 @@
-"""Before the first tick: does the whole training fit into memory, and how fast is it?"""
+"""Before the first tick: does the whole training fit into memory?"""
 
 from __future__ import annotations
 
-import time
 import weakref
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -14,14 +12,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
-from progan.errors import RunFailed
-from progan.nn.ops import largest_group
+from progan.nn.maps import Kernels
 from progan.nn.progressive import Discriminator, Generator
-from progan.schedule import Phase
-from progan.training.engine import Engine
-from progan.training.explicit import d_terms
-from progan.training.state import TrainState
-from progan.training.steps import CriticLoss, Part, Where, d_gradients, d_step, g_step, split
+from progan.training.explicit import PLAIN, d_terms
+from progan.training.steps import CriticLoss, Part, Where, d_gradients
 
 HEADROOM = 1.3  # of the tensors that a step keeps, for those that come and go
 
@@ -46,15 +40,15 @@ def saved_bytes(G: Generator, D: Discriminator, stage: int) -> float:
     return sum(storage.nbytes() for key, storage in storages.items() if key not in weights) / n
 
 
-def held_bytes(G: Generator, D: Discriminator, stage: int, dtype: torch.dtype | None = None) -> float:
+def held_bytes(G: Generator, D: Discriminator, stage: int, kernels: Kernels = PLAIN) -> float:
     """Bytes that one more image of a large batch costs at the height of a D step of a fade, with derivatives written
-    out (`explicit.d_terms`, dtype as there). G, D: on device meta, without data.
+    out (`explicit.d_terms`). G, D: on device meta, without data.
     """
     meta, heights = torch.device("meta"), []
     for n in (64, 128):  # in a small batch the weights may stand higher than the images
         where = Where(stage, torch.zeros((), device=meta), n, 4)
         with Height() as tensors:
-            d_terms(G, D, random_part(G, stage, n, meta), where, CriticLoss(), dtype)
+            d_terms(G, D, random_part(G, stage, n, meta), where, CriticLoss(), kernels)
         heights.append(tensors.highest)
     return float(heights[1] - heights[0]) / 64
 
@@ -109,52 +103,8 @@ def random_part(G: Generator, stage: int, count: int, device: torch.device) -> P
     )
 
 
-def trial(state: TrainState, phase: Phase, wanted_group: int, micro_batch: int, engine: Engine) -> tuple[float, int]:
-    """Take one full D and G step of a phase on a state that is not used afterwards.
-
-    The micro-batch is halved while the accelerator's memory does not suffice. Returns (seconds, micro-batch).
-    Raises RunFailed where not even one minibatch-stddev group fits.
-    """
-    group = largest_group(phase.batch, wanted_group)
-    device = next(state.G.parameters()).device
-    for candidate in halvings(micro_batch, group):
-        try:
-            return _timed(partial(_both_steps, state, phase, group, candidate, engine), device), candidate
-        except RuntimeError as error:
-            if not is_out_of_memory(error):
-                raise
-            state.opt_D.zero_grad()
-            state.opt_G.zero_grad()
-    raise RunFailed(
-        f"{group} images of {phase.resolution}x{phase.resolution} do not fit into the memory of {device}; use a lower "
-        f"--max-res, fewer feature maps (networks.fmap_max), or a smaller networks.mbstd_group."
-    )
-
-
 def is_out_of_memory(error: RuntimeError) -> bool:
     """Whether torch ran out of memory; only CUDA has a class of its own for that."""
     return isinstance(error, torch.OutOfMemoryError) or any(
         words in str(error) for words in ("out of memory", "can't allocate memory", "not enough memory")
     )
-
-
-def _both_steps(state: TrainState, phase: Phase, group: int, micro_batch: int, engine: Engine) -> None:
-    device = next(state.G.parameters()).device
-    where = Where(phase.stage, torch.tensor(0.5, device=device) if phase.fading else 1.0, phase.batch, group)
-    sizes = [len(indices) for indices in split(phase.batch, group, micro_batch)]
-    parts = [random_part(state.G, phase.stage, n, device) for n in sizes]
-    d_step(state.G, state.D, state.opt_D, parts, where, CriticLoss(), engine.d_gradients)
-    g_step(state.G, state.D, state.opt_G, [part.latents for part in parts], where, engine.g_gradients)
-
-
-def _timed(work: Callable[[], None], device: torch.device) -> float:
-    """Seconds of the work; repeated once where it is short, since the first time is slower."""
-    for _ in range(2):
-        start = time.perf_counter()
-        work()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        seconds = time.perf_counter() - start
-        if seconds > 2:
-            break
-    return seconds

@@ -13,19 +13,17 @@ from progan.nn.maps import (
     Dense,
     DenseTo4x4,
     Downscaling,
+    Kernels,
     Map,
     NarrowDownscaling,
     NarrowUpscaling,
     Upscaling,
     box,
-    convolution,
     downscaled_kernel,
-    downscaling,
     gather,
     spread,
     unbox,
     upscaled_kernel,
-    upscaling,
 )
 from progan.nn.ops import downscale2d, upscale2d
 from progan.nn.winograd import WinogradConvolution
@@ -111,18 +109,19 @@ def test_which_map_a_layer_takes():
     wide, narrow, thin = Conv2d(256, 256, 3), Conv2d(64, 64, 3), Conv2d(256, 3, 1)
     with torch.device("meta"):
         elsewhere = Conv2d(256, 256, 3)
-    assert isinstance(convolution(wide, 8), WinogradConvolution)
-    for layer, resolution, dtype in (
-        (wide, 4, None), (wide, 8, torch.bfloat16), (narrow, 8, None), (thin, 8, None), (elsewhere, 8, None)
-    ):  # fmt: skip
-        assert type(convolution(layer, resolution, dtype)) is Convolution
+    fast = Kernels(winograd=True)
+    assert isinstance(fast.convolution(wide, 8), WinogradConvolution)
+    assert type(Kernels().convolution(wide, 8)) is Convolution
+    for layer, resolution in ((wide, 4), (narrow, 8), (thin, 8), (elsewhere, 8)):
+        assert type(fast.convolution(layer, resolution)) is Convolution
+    assert Kernels(torch.bfloat16).convolution(wide, 8).weight.dtype == torch.bfloat16
     for layer, resolution, down, up in (
         (wide, 64, Downscaling, Upscaling),
         (narrow, 32, Downscaling, Upscaling),
         (narrow, 64, NarrowDownscaling, NarrowUpscaling),
     ):
-        assert type(downscaling(layer, resolution)) is down
-        assert type(upscaling(layer, resolution)) is up
+        assert type(Kernels().downscaling(layer, resolution)) is down
+        assert type(Kernels().upscaling(layer, resolution)) is up
 
 
 @pytest.mark.parametrize("kind", [Convolution, Downscaling, Upscaling, NarrowDownscaling, NarrowUpscaling])

@@ -11,6 +11,7 @@ from progan.nn.progressive import Discriminator, Generator
 from progan.training import engine as engine_module
 from progan.training import explicit
 from progan.training.engine import (
+    KERNELS,
     Clock,
     Compiled,
     Replayed,
@@ -21,7 +22,7 @@ from progan.training.engine import (
     replace_tensors,
     shape_of,
     tensors_in,
-    untimely,
+    uncompiled,
 )
 from progan.training.steps import CriticLoss, Part, Where
 
@@ -32,7 +33,8 @@ LOSS = CriticLoss(scale=0.5)
 
 def _nets(device: torch.device = CPU) -> tuple[Generator, Discriminator]:
     torch.manual_seed(3)
-    return Generator(**NET, latent_size=6).to(device), Discriminator(**NET).to(device)
+    nets = Generator(**NET, latent_size=6), Discriminator(**NET)
+    return tuple(net.to(device).to(memory_format=torch.channels_last) for net in nets)  # as new_state makes them
 
 
 def _part(count: int, stage: int = 1, device: torch.device = CPU) -> Part:
@@ -52,7 +54,7 @@ def _gradients(net: torch.nn.Module) -> list[Tensor]:
     ("wanted", "device", "name"),
     [
         ("auto", CPU, "eager"),
-        ("auto", CUDA, "graphs"),
+        ("auto", CUDA, "eager"),
         ("auto", MPS, "readable"),
         ("readable", CUDA, "readable"),
         ("eager", CUDA, "eager"),
@@ -67,8 +69,9 @@ def test_what_a_name_means(wanted, device, name):
 def test_what_cannot_be_is_refused():
     with pytest.raises(UserError, match=r"training.engine graphs needs CUDA, and this is cpu; auto "):
         choose("graphs", "tf32", CPU)
-    with pytest.raises(UserError, match=r"readable computes in float32; for precision bfloat16 take another"):
-        choose("readable", "bfloat16", CPU)
+    for wanted, device in (("readable", CPU), ("auto", MPS)):
+        with pytest.raises(UserError, match=r"readable computes in float32; for precision bfloat16 take eager"):
+            choose(wanted, "bfloat16", device)
 
 
 @pytest.mark.parametrize("name", ["readable", "eager"])
@@ -105,9 +108,27 @@ def test_a_gradient_lies_as_its_parameter_does():
     assert torch.equal(parameter.grad, 2 * gradient)
 
 
+def test_the_first_words_of_the_compiler_are_passed_on(monkeypatch):
+    """torch puts the reason on the second line, and advice on debugging it below."""
+
+    def refuse(*_):
+        raise torch._dynamo.exc.TorchDynamoException("raised:\nInductorError: no g++\n\nSet VERBOSE=1")
+
+    monkeypatch.setattr(torch, "compile", lambda *_, **__: refuse)
+    said: list[str] = []
+    _compiled(lambda *_: ({}, []), said)(None, None, _part(4), _where(8), LOSS)
+    assert said == ["The step of D cannot be compiled here (raised: InductorError: no g++); it runs uncompiled."]
+
+
+def test_winograd_is_for_who_does_not_insist_on_float32(tmp_path):
+    kernels = {name: open_engine("eager", name, CPU, pytest.fail, tmp_path).kernels for name in KERNELS}
+    assert {name: k.winograd for name, k in kernels.items()} == {"float32": False, "tf32": True, "bfloat16": False}
+    assert uncompiled(open_engine("compiled", "bfloat16", CPU, pytest.fail, tmp_path)).kernels == kernels["bfloat16"]
+
+
 def test_a_trial_has_nothing_to_compile(tmp_path):
-    assert untimely(open_engine("compiled", "tf32", CPU, pytest.fail, tmp_path)).name == "eager"
-    assert untimely(open_engine("readable", "tf32", CPU, pytest.fail, tmp_path)).name == "readable"
+    assert uncompiled(open_engine("compiled", "tf32", CPU, pytest.fail, tmp_path)).name == "eager"
+    assert uncompiled(open_engine("readable", "tf32", CPU, pytest.fail, tmp_path)).name == "readable"
 
 
 # ---- compiled
@@ -118,9 +139,9 @@ def _compiled(terms, said: list[str], clock: Clock | None = None) -> Compiled:
 
 
 def test_terms_are_one_graph_without_breaks(monkeypatch):
-    """fullgraph: Python between two pieces of it would be a defect. The tracer alone, no compiler."""
+    """fullgraph: Python between two pieces of it would be a defect. All but the code generator."""
     compile_, said, clock = torch.compile, [], Clock()
-    monkeypatch.setattr(torch, "compile", lambda f, **k: compile_(f, **k, backend="eager"))
+    monkeypatch.setattr(torch, "compile", lambda f, **k: compile_(f, **k, backend="aot_eager"))
     G, D = _nets()
     for alpha in (1.0, torch.tensor(0.3)):
         part, where = _part(4), _where(4, alpha)

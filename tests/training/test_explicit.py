@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from progan.nn.maps import Kernels
 from progan.nn.ops import minibatch_stddev
 from progan.nn.progressive import Discriminator, Generator
 from progan.training import explicit, steps
@@ -138,7 +139,7 @@ def test_half_precision_rounds_the_convolutions_and_nothing_else(device):
     torch.manual_seed(0)
     G, D = _nets(device, torch.float32)
     part, where = _part(G, 2, 8, device, torch.float32), _where(2, 0.4, 8)
-    exact, rounded = d_terms(G, D, part, where, LOSS), d_terms(G, D, part, where, LOSS, torch.bfloat16)
+    exact, rounded = d_terms(G, D, part, where, LOSS), d_terms(G, D, part, where, LOSS, Kernels(torch.bfloat16))
     assert {t.dtype for t in rounded[0].values()} | {g.dtype for _, g in rounded[1]} == {torch.float32}
     for name, value in exact[0].items():
         assert abs(rounded[0][name] - value) < 0.05 * abs(value) + 0.02, name

@@ -23,7 +23,7 @@ from progan.data.loader import Step, Supply, Take
 from progan.data.order import batch_indices
 from progan.data.pyramid import LABELS, MANIFEST, level_name
 from progan.errors import RunFailed, UserError
-from progan.training import checkpoint, loop
+from progan.training import checkpoint, loop, steps
 
 CPU = torch.device("cpu")
 Tiny = Callable[..., Config]
@@ -161,6 +161,38 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(
     with pytest.raises(RunFailed, match=r"at 0\.160 kimg: .* is not finite.*checkpoint-000000000160\.pt"):
         loop.train(tiny(), run, CPU, None, quiet)
     assert {p.name: p.read_bytes() for p in checkpoint.listed(run / "checkpoints")} == good
+
+
+def test_on_an_accelerator_the_tick_finds_what_is_not_finite(
+    tiny: Tiny, tmp_path: Path, quiet: Console, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There no step looks at its own numbers; nothing spoilt is saved all the same, not even when stopped."""
+    run = tmp_path / "run"
+    monkeypatch.setattr(steps, "_checked_norm", lambda *_: torch.tensor(float("nan")))
+    with pytest.raises(RunFailed, match=r"norm_D is not finite\. The state was not saved; there is no checkpoint yet"):
+        loop.train(tiny(), run, CPU, None, quiet)
+    assert not checkpoint.listed(run / "checkpoints")
+
+
+def test_what_does_not_fit_at_all_is_one_sentence_with_the_knobs(
+    tiny: Tiny, tmp_path: Path, quiet: Console, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "measure", lambda *_: None)
+    with pytest.raises(RunFailed, match=r"4 images of \d+x\d+ do not fit .*--max-res.*networks.fmap_max.*mbstd_group"):
+        loop.train(tiny(), tmp_path / "run", CPU, None, quiet)
+
+
+@pytest.mark.parametrize("engine", ["readable", "eager"])
+def test_engines_train_the_same_networks(engine: str, tiny: Tiny, tmp_path: Path, quiet: Console) -> None:
+    """To rounding, over a whole run with fades; and one may go on where the other stopped."""
+    other = {"readable": "eager", "eager": "readable"}[engine]
+    run, whole = tmp_path / "run", tmp_path / "whole"
+    loop.train(tiny(f"training.engine={engine}"), run, CPU, 0.32, quiet)
+    loop.train(tiny(f"training.engine={other}"), run, CPU, None, quiet)
+    loop.train(tiny(f"training.engine={engine}"), whole, CPU, None, quiet)
+    mixed, pure = final_state(run)["G_ema"], final_state(whole)["G_ema"]
+    for name, weight in pure.items():
+        assert (mixed[name] - weight).norm() <= 0.02 * weight.norm() + 1e-4, name
 
 
 def test_a_run_of_other_settings_is_refused_with_the_fields(reference: Path, tiny: Tiny, quiet: Console) -> None:

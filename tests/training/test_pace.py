@@ -4,8 +4,9 @@ import math
 
 import pytest
 
+from progan.nn.progressive import Discriminator, Generator
 from progan.schedule import Schedule
-from progan.training.pace import Pace, work_per_image
+from progan.training.pace import Pace, pace_of, work_per_image
 
 WORK = [1.0, 10.0, 100.0, 1000.0]
 
@@ -84,3 +85,10 @@ def test_what_remains_is_counted_image_by_image(cur, end, left):
 def test_work_counts_both_steps():
     assert work_per_image([1, 10], [2, 30], 1) == [12 * 2 + 1 + 3 + 4, 12 * 30 + 10 + 30 + 60]
     assert work_per_image([4], [6], 2) == [12 * 6 + 4 + (12 + 12) / 2]
+
+
+def test_the_model_of_two_networks_counts_their_multiplications():
+    G, D = Generator(16, fmap_max=8), Discriminator(16, fmap_max=8)
+    pace = pace_of(G, D, 2)
+    assert pace.work == work_per_image([G.macs(s) for s in range(3)], [D.macs(s) for s in range(3)], 2)
+    assert pace.work[0] < pace.work[1] < pace.work[2]
