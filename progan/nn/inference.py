@@ -1,7 +1,8 @@
 """The generator for drawing pictures only: the numbers of `Generator.forward` up to rounding, in about half the time.
 
 The weights are prepared once: the run-time scale is multiplied in, nearest x2 and the convolution after it become one
-transposed convolution (`maps.upscaled_kernel`), and on a CPU they are put in the order that its kernels read. Leaky
+transposed convolution (`maps.upscaled_kernel`; `maps.Upscaling` where layers are wide), and on a CPU they are put in the
+order that its kernels read. Leaky
 ReLU and pixel norm work in place. On a CPU, what is in work stays in its caches, and in memory that the system need not
 clear anew: few pictures at a time, and large ones in strips of rows.
 """
@@ -15,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from progan.nn.layers import Conv2d, Scaled
-from progan.nn.maps import upscaled_kernel
+from progan.nn.maps import BOX_MAPS, turned, unbox, upscaled_kernel
 from progan.nn.ops import blend, pixel_norm, upscale2d
 from progan.nn.progressive import FirstBlock, Generator, GeneratorBlock, is_one
 
@@ -145,8 +146,25 @@ def normalised(x: Tensor, norm: bool) -> Tensor:
     return x.mul_(length.square_().div_(x.shape[1]).add_(1e-8).rsqrt_())
 
 
+def boxed(layer: Conv2d, slope: float, side: int) -> Step:
+    """`leaky_relu(layer(upscale2d(x)))` as `maps.Upscaling` does it: 9 products an input pixel, one more pass."""
+    weight, bias = turned(scaled(layer)), copy_of(layer.bias)[:, None, None]
+    back = packed_back(weight, side) if packable(weight) else lambda x: F.conv_transpose2d(x, weight, None, 2)
+    return lambda x: F.leaky_relu_(unbox(back(x), total=True).add_(bias), slope)
+
+
+def packed_back(weight: Tensor, side: int) -> Step:
+    """`conv_transpose2d(x, weight, stride=2)` by a weight that oneDNN need not put in order: see `packed`."""
+    ops, none, one, two = torch.ops.mkldnn, [0, 0], [1, 1], [2, 2]
+    shape = [1, weight.shape[0], side, side]
+    weight = ops._reorder_convolution_transpose_weight(weight, none, none, two, one, 1, shape)
+    return lambda x: ops._convolution_transpose_pointwise(x, weight, None, none, none, two, one, 1, "none", [], "")
+
+
 def convolution(layer: Conv2d, slope: float, side: int, up: bool = False) -> Step:
     """`leaky_relu(layer(x))`, with `up` `leaky_relu(layer(upscale2d(x)))`. side: the pixels that x usually has."""
+    if up and layer.weight.shape[1] >= BOX_MAPS:
+        return boxed(layer, slope, side)
     weight = upscaled_kernel(scaled(layer)) if up else scaled(layer)
     weight, bias = weight.contiguous(memory_format=torch.channels_last), copy_of(layer.bias)
     if packable(weight):

@@ -12,6 +12,12 @@ from progan.render.walk import walk_frames
 CACHES = (1, 5000, 70_000, 8 << 20)  # bytes: strips of two rows, of four; few pictures at a time; all at once
 
 
+@pytest.fixture(autouse=True, params=[256, 8], ids=["narrow", "wide"])
+def _box_maps(request, monkeypatch):
+    """From how many maps on upscaling goes by box filters: here never, and always."""
+    monkeypatch.setattr(inference, "BOX_MAPS", request.param)
+
+
 def _generator(dtype, device, **options):
     """Up to 32x32, biases that are not zero."""
     G = Generator(32, latent_size=16, fmap_base=128, fmap_max=12, **options)
