@@ -1,10 +1,9 @@
 """The generator for drawing pictures only: the numbers of `Generator.forward` up to rounding, in about half the time.
 
 The weights are prepared once: the run-time scale is multiplied in, nearest x2 and the convolution after it become one
-transposed convolution (`maps.upscaled_kernel`; `maps.Upscaling` where layers are wide), and on a CPU they are put in the
-order that its kernels read. Leaky
-ReLU and pixel norm work in place. On a CPU, what is in work stays in its caches, and in memory that the system need not
-clear anew: few pictures at a time, and large ones in strips of rows.
+transposed convolution (`maps.upscaled_kernel`; `maps.Upscaling` where layers are wide), and on a CPU they are put in
+the order that its kernels read. Leaky ReLU and pixel norm work in place. On a CPU, what is in work stays in its caches,
+and in memory that the system need not clear anew: few pictures at a time, and large ones in strips of rows.
 """
 
 from __future__ import annotations
