@@ -182,17 +182,15 @@ def test_what_does_not_fit_at_all_is_one_sentence_with_the_knobs(
         loop.train(tiny(), tmp_path / "run", CPU, None, quiet)
 
 
-@pytest.mark.parametrize("engine", ["readable", "eager"])
-def test_engines_train_the_same_networks(engine: str, tiny: Tiny, tmp_path: Path, quiet: Console) -> None:
-    """To rounding, over a whole run with fades; and one may go on where the other stopped."""
-    other = {"readable": "eager", "eager": "readable"}[engine]
-    run, whole = tmp_path / "run", tmp_path / "whole"
-    loop.train(tiny(f"training.engine={engine}"), run, CPU, 0.32, quiet)
-    loop.train(tiny(f"training.engine={other}"), run, CPU, None, quiet)
-    loop.train(tiny(f"training.engine={engine}"), whole, CPU, None, quiet)
-    mixed, pure = final_state(run)["G_ema"], final_state(whole)["G_ema"]
-    for name, weight in pure.items():
-        assert (mixed[name] - weight).norm() <= 0.02 * weight.norm() + 1e-4, name
+def test_engines_train_the_same_networks(tiny: Tiny, tmp_path: Path, quiet: Console, reference: Path) -> None:
+    """To rounding, which Adam's first steps after each reset enlarge, over a whole run with fades; and one engine may
+    go on where another stopped.
+    """
+    run = tmp_path / "run"
+    loop.train(tiny("training.engine=readable"), run, CPU, 0.32, quiet)
+    loop.train(tiny("training.engine=eager"), run, CPU, None, quiet)
+    mixed, pure = (torch.cat([w.flatten() for w in final_state(f)["G_ema"].values()]) for f in (run, reference))
+    assert 0 < (mixed - pure).norm() < 0.01 * pure.norm()
 
 
 def test_a_run_of_other_settings_is_refused_with_the_fields(reference: Path, tiny: Tiny, quiet: Console) -> None:
