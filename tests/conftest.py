@@ -24,6 +24,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--device", default="cpu", help="device for the tests that can run on any: cpu, cuda, mps")
 
 
+@pytest.fixture(autouse=True)
+def _short_trials(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A training measures its pace for two seconds before it begins; here two iterations will do."""
+    monkeypatch.setattr("progan.training.measure.ENOUGH_SEC", 0.01)
+
+
 @pytest.fixture
 def device(request: pytest.FixtureRequest) -> torch.device:
     return torch.device(request.config.getoption("--device"))
