@@ -67,6 +67,12 @@ class Spy:
         return {"loss": torch.zeros(())}
 
 
+@pytest.fixture(autouse=True)
+def _real_trials(_short_trials, monkeypatch) -> None:
+    """What is measured here is measured as users see it."""
+    monkeypatch.setattr("progan.training.measure.ENOUGH_SEC", 1.0)
+
+
 @pytest.fixture
 def spy() -> Spy:
     return Spy()
