@@ -81,10 +81,8 @@ class Training:
     ema_beta: float = 0.999  # share that the averaged G keeps at each D step
     ema_kimg: float = 0.0  # half-life of the average in thousand images; 0 = ema_beta decides
     micro_batch: int | Literal["auto"] = "auto"  # images a forward pass; auto = all, or as many as memory holds
-    engine: Literal["auto", "readable", "eager", "compiled", "graphs"] = (
-        "auto"  # how gradients are found, see engine.py
-    )
-    precision: Literal["float32", "tf32", "bfloat16"] = "tf32"  # of convolutions, see engine.py
+    engine: Literal["auto", "readable", "eager", "compiled", "graphs"] = "auto"  # how gradients are found
+    precision: Literal["float32", "tf32", "bfloat16"] = "tf32"  # of convolutions
 
 
 @dataclass(frozen=True)

@@ -70,7 +70,7 @@ class Inputs:
         """Those of some samples. samples: numbers, on the host."""
         if torch.equal(samples, torch.arange(len(self.mix))):
             return self
-        samples = samples.to(self.mix.device)
+        samples = samples.to(self.mix.device, non_blocking=True)
         return self._each(lambda tensor: tensor[samples])
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Inputs:

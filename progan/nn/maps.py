@@ -66,10 +66,7 @@ class Dense:
     """x: [N, ...] -> [N, out]; what it is given is flattened."""
 
     def __init__(self, layer: Linear | LatentTo4x4) -> None:
-        self.scale, self.weight = (
-            layer.scale,
-            layer.weight,
-        )  # the weight is large and used once a pass: scale what meets it
+        self.scale, self.weight = layer.scale, layer.weight  # as it is, since it is large: what meets it is scaled
 
     def __call__(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         y = F.linear(x.flatten(1).to(self.weight.dtype), self.weight).mul_(self.scale)

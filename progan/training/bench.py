@@ -16,7 +16,7 @@ import psutil
 import torch
 from torch import Tensor
 
-from progan.config import Config, discriminator_arguments, generator_arguments, schedule_of
+from progan.config import Config, schedule_of
 from progan.console import duration
 from progan.devices import describe, keep_freed_memory, usable_bytes
 from progan.errors import RunFailed
@@ -25,12 +25,11 @@ from progan.training import plan
 from progan.training.engine import Engine, uncompiled
 from progan.training.measure import Measured, Trial, iteration, measure
 from progan.training.pace import pace_of
-from progan.training.preflight import HEADROOM, halvings, is_out_of_memory
-from progan.training.state import TrainState, new_state
+from progan.training.preflight import HEADROOM, halvings
+from progan.training.state import new_state
 
 BUDGET_SEC = 90.0
 COMPILING_SEC = 600.0  # a budget from which on there is time to compile every stage
-TOO_LARGE = "the networks do not fit into memory; use smaller networks.fmap_base or fmap_max."
 
 
 @dataclass(frozen=True)
@@ -97,7 +96,7 @@ class Ground:
         self.micro = plan.micro_batches(config, usable_bytes(device))
         self.pace = pace_of(*self.meta, self.d_repeats)
         self.warm_up_sec = 0.0  # of the newest measurement
-        self.state = fresh_state(config, device)
+        self.state = plan.first_state(config, device)
 
     def stages(self) -> list[list[Phase]]:
         """The phases of each stage, in order of time: at most a fade and a stable one."""
@@ -113,7 +112,7 @@ class Ground:
         images = min(4 * group, first.batch)
         found = self._measure(Trial(0, False, images, group, images), 0.0)
         if found is None:
-            raise RunFailed(TOO_LARGE)
+            raise RunFailed(plan.TOO_LARGE)
         self.pace.measured(0, self._batch_sec(found, first.batch) / (first.batch * self.d_repeats))
 
     def measure_stage(self, phases: list[Phase], share_sec: float, left_sec: float) -> Measured | None:
@@ -207,17 +206,6 @@ class Ground:
             memory_measured=found is not None and found.peak is not None and found.trial.micro_batch == micro_batch,
             fits=memory <= usable_bytes(self.device),
         )
-
-
-def fresh_state(config: Config, device: torch.device) -> TrainState:
-    """The state before the first image. Raises RunFailed where memory does not hold it."""
-    try:
-        arguments = generator_arguments(config), discriminator_arguments(config)
-        return new_state(*arguments, config.training.seed, device)
-    except RuntimeError as error:
-        if is_out_of_memory(error):
-            raise RunFailed(TOO_LARGE) from None
-        raise
 
 
 def program_bytes(device: torch.device) -> int:

@@ -142,6 +142,7 @@ class Layer:
         return downscale2d(v) if self.pool else v
 
     def second(self, g: Tensor | None) -> Tensor | None:
+        """Pass 4, and the weights' gradients: of <q, A u>, and of <q, A x>, to which pass 4 adds its own q."""
         mixed, others = slice(-len(self.u), None), slice(-len(self.u))
         of_tangent, _ = self.linear.gradient(self.q[mixed], self.u)
         if g is None:
@@ -370,6 +371,7 @@ class Painter:
         self.norm, self.below, self.top, self.rgb, self.old, self.alpha = norm, below, top, rgb, old, alpha
 
     def forward(self, z: Tensor) -> Tensor:
+        """Latents [N, latent_size] -> images [N, C, R, R]."""
         x = pixel_norm(z) if self.norm else z
         for layer in self.below:
             x = layer.forward(x)
@@ -380,6 +382,7 @@ class Painter:
         return images if self.old is None else blend(upscale2d(self.old.forward(below)), images, self.alpha)
 
     def backward(self, g: Tensor) -> None:
+        """g: d total / d images. Finds the gradients of all weights on its way down."""
         to_old, to_new = shares(g, self.alpha) if self.old else (None, g)
         g = self.rgb.backward(to_new)
         for layer in reversed(self.top):
@@ -398,6 +401,7 @@ def generator(G: Generator, where: Where, kernels: Kernels) -> Painter:
     """G at a point of its growth."""
 
     def layers(stage: int) -> list[NormedLayer]:
+        """Dense and conv at 4x4; upscaling conv and conv above."""
         module, resolution = G.block(stage), G.resolutions[stage]
         if isinstance(module, FirstBlock):
             first = NormedLayer(module.dense, DenseTo4x4(module.dense), G.slope, G.pixel_norm)

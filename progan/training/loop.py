@@ -33,9 +33,8 @@ from progan.training import checkpoint, plan, rundir
 from progan.training.engine import Engine, open_engine, uncompiled
 from progan.training.measure import Trial, measure
 from progan.training.pace import Pace, pace_of
-from progan.training.preflight import is_out_of_memory
 from progan.training.runlog import RunLog
-from progan.training.state import TrainState, new_state
+from progan.training.state import TrainState
 from progan.training.steps import (
     CriticLoss,
     Part,
@@ -113,20 +112,11 @@ def train(config: Config, folder: Path, device: torch.device, stop_kimg: float |
 def _train(job: Job, state: TrainState, folder: Path, log: RunLog, end_nimg: int) -> int:
     """What `train` does once the run is ours: first pictures, trial step, loop, last words."""
     announce(job, state, folder, log)
-    ticks = Ticks(
-        folder,
-        job.config,
-        log,
-        state,
-        job.data,
-        job.order,
-        pace_of(state.G, state.D, job.config.training.d_repeats),
-        end_nimg,
-        job.engine.clock,
-    )
+    pace = pace_of(state.G, state.D, job.config.training.d_repeats)
+    ticks = Ticks(folder, job.config, log, state, job.data, job.order, pace, end_nimg, job.engine.clock)
     with Stop() as stop:
         ticks.first_pictures()
-        check(job, ticks.pace, log)
+        check(job, pace, log)
         log.line(f"Takes about {ticks.left()}; Ctrl-C saves, and the same command goes on.")
         if job.device.type == "cpu" and sum(ticks.remaining().values()) > SLOW_SEC:
             log.line("There is no accelerator here; progan train --config quickstart shows growth in minutes.")
@@ -231,7 +221,7 @@ def continue_or_begin(job: Job, folder: Path, console: Console) -> TrainState:
         return ""
 
     content = checkpoint.newest(folder / "checkpoints", console.line, unfit)
-    state = _new_state(job)
+    state = plan.first_state(job.config, job.device)
     if content is not None:
         state.unpack(content["state"])
     return state
@@ -255,24 +245,12 @@ def pictures_in_use(job: Job) -> str:
     return f"{count} pictures of {data.source}" + (f" ({'; '.join(remarks)})" if remarks else "")
 
 
-def _new_state(job: Job) -> TrainState:
-    arguments = config_module.generator_arguments(job.config), config_module.discriminator_arguments(job.config)
-    try:
-        return new_state(*arguments, job.config.training.seed, job.device)
-    except RuntimeError as error:
-        if is_out_of_memory(error):
-            raise RunFailed(
-                "the networks do not fit into memory; use smaller networks.fmap_base or fmap_max."
-            ) from None
-        raise
-
-
 def check(job: Job, pace: Pace, log: RunLog) -> None:
     """Take a trial step at the final and at the first resolution, on networks that are then dropped, and time it.
 
     Halves the micro-batches that do not fit into memory. Raises RunFailed where even the smallest does not.
     """
-    state, top, first = _new_state(job), job.schedule.phases[-1], job.schedule.phases[0]
+    state, top, first = plan.first_state(job.config, job.device), job.schedule.phases[-1], job.schedule.phases[0]
     for phase in (top, first) if top.stage != first.stage else (top,):
         planned, group = job.micro_batch[phase.index], plan.mbstd_group(job.config, phase)
         trial = Trial(phase.stage, phase.fading, phase.batch, group, planned)

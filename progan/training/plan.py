@@ -9,13 +9,16 @@ import torch
 
 from progan.config import Config, discriminator_arguments, generator_arguments, schedule_of
 from progan.devices import usable_bytes
+from progan.errors import RunFailed
 from progan.nn.ops import largest_group
 from progan.nn.progressive import Discriminator, Generator
 from progan.schedule import Phase
 from progan.training.engine import KERNELS
-from progan.training.preflight import fitting, held_bytes, saved_bytes
+from progan.training.preflight import fitting, held_bytes, is_out_of_memory, saved_bytes
+from progan.training.state import TrainState, new_state
 
 Row = dict[str, Any]
+TOO_LARGE = "the networks do not fit into memory; use smaller networks.fmap_base or fmap_max."
 
 
 def micro_batches(config: Config, free: float) -> list[int]:
@@ -45,6 +48,17 @@ def on_meta(config: Config) -> tuple[Generator, Discriminator]:
     """The networks of a configuration without data: shapes to reason about."""
     with torch.device("meta"):
         return Generator(**generator_arguments(config)), Discriminator(**discriminator_arguments(config))
+
+
+def first_state(config: Config, device: torch.device) -> TrainState:
+    """The state before the first image. Raises RunFailed where memory does not hold it."""
+    arguments = generator_arguments(config), discriminator_arguments(config)
+    try:
+        return new_state(*arguments, config.training.seed, device)
+    except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise RunFailed(TOO_LARGE) from None
+        raise
 
 
 def plan_rows(config: Config, device: torch.device) -> list[Row]:

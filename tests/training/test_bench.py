@@ -407,7 +407,7 @@ def test_networks_that_do_not_fit_are_one_sentence(monkeypatch, on):
         patch.setattr(Machine, "measure", lambda *_: None)
         with pytest.raises(RunFailed, match="fmap_base"):
             on(Machine(), 1)
-    monkeypatch.setattr(bench_module, "new_state", full)
+    monkeypatch.setattr("progan.training.plan.new_state", full)
     with pytest.raises(RunFailed, match="fmap_base"):
         on(Machine(), 1)
 

@@ -23,7 +23,7 @@ from progan.data.loader import Step, Supply, Take
 from progan.data.order import batch_indices
 from progan.data.pyramid import LABELS, MANIFEST, level_name
 from progan.errors import RunFailed, UserError
-from progan.training import checkpoint, loop, steps
+from progan.training import checkpoint, loop, plan, steps
 
 CPU = torch.device("cpu")
 Tiny = Callable[..., Config]
@@ -342,7 +342,7 @@ def test_the_penalty_is_that_of_the_final_resolution(tiny: Tiny, quiet: Console)
 def test_the_average_takes_g_from_before_its_update(tiny: Tiny, quiet: Console) -> None:
     """With a beta of 0 the average is G itself: after one iteration the G that the D step saw, not the moved one."""
     job = loop.open_job(tiny("training.ema_beta=0"), CPU, quiet)
-    state = loop._new_state(job)
+    state = plan.first_state(job.config, job.device)
     before = {key: value.clone() for key, value in state.G.state_dict().items()}
     loop.iteration(job, state, job.schedule.at(0))
     assert_same(dict(state.G_ema.state_dict()), before)
@@ -426,7 +426,7 @@ def test_data_that_vanishes_ends_the_run_with_a_sentence(
 def test_the_wait_for_data_is_measured(tiny: Tiny, quiet: Console, monkeypatch: pytest.MonkeyPatch) -> None:
     """The time until the inputs are there, for every D step of an iteration, and not that of making images of them."""
     job = loop.open_job(tiny("training.d_repeats=3"), CPU, quiet)
-    state, original = loop._new_state(job), loop.d_parts
+    state, original = plan.first_state(job.config, job.device), loop.d_parts
 
     def after(seconds: float, work: Callable[..., Any]) -> Callable[..., Any]:
         return lambda *arguments: (time.sleep(seconds), work(*arguments))[1]
