@@ -50,6 +50,14 @@ def test_preparing_is_counted_and_timed(tmp_path):
     assert row.startswith("| p.zip to 8x8 `--crop pad` | 4 | 3 | 1 empty file | ")
 
 
+def test_the_plain_way_to_the_swd_is_compared(tmp_path):
+    pytest.importorskip("scipy")
+    out = tmp_path / "swd.json"
+    sizes = ["--images", "4", "--method-images", "4", "--res", "16", "--threads", "1"]
+    _run("bench_swd.py", *sizes, "--out", str(out))
+    assert json.loads(out.read_text())
+
+
 def test_both_forms_of_the_generator_are_compared(tmp_path):
     out = tmp_path / "x.json"
     small = ("--max-res", "8", "--set", "networks.fmap_max=8", "--batch", "3", "--device", "cpu")

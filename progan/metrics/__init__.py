@@ -1,0 +1,1 @@
+"""How good a generator is, in numbers: each metric of one file, and what puts them together (`evaluate`)."""
