@@ -97,6 +97,15 @@ class Logging:
 
 
 @dataclass(frozen=True)
+class Metrics:
+    """What is measured while training; `progan evaluate` measures more, and more exactly."""
+
+    names: tuple[str, ...] = ("swd",)  # see `progan evaluate --help`; empty = nothing
+    every_ticks: int = 0  # beside the end of each phase; 0 = only there
+    images: int = 1024  # fakes, and as many reals: at most half of those in use, so that there is a floor
+
+
+@dataclass(frozen=True)
 class Config:
     """All knobs of a run."""
 
@@ -106,10 +115,11 @@ class Config:
     loss: Loss = field(default_factory=Loss)
     training: Training = field(default_factory=Training)
     logging: Logging = field(default_factory=Logging)
+    metrics: Metrics = field(default_factory=Metrics)
 
 
 SECTIONS: dict[str, type] = {f.name: typing.get_type_hints(Config)[f.name] for f in fields(Config)}
-FREE_ON_RESUME = ("data.source", "training.micro_batch", "training.engine", "logging.")
+FREE_ON_RESUME = ("data.source", "training.micro_batch", "training.engine", "logging.", "metrics.")
 """Keys that a continued run may change: they touch the result by rounding at most. (Data is known by its content.)"""
 
 
@@ -333,6 +343,8 @@ def _validate(config: Config, origin: str) -> None:
         "data.labels names classes, and no name is empty": all(config.data.labels),
         "data.max_images is at least 0": config.data.max_images >= 0,
         "logging.keep is at least 1": config.logging.keep >= 1,
+        "metrics.images is at least 2": config.metrics.images >= 2,
+        "metrics.every_ticks is at least 0": config.metrics.every_ticks >= 0,
         "logging ticks are at least 0": min(dataclasses.astuple(config.logging)[1:]) >= 0,
     }
     for rule, holds in rules.items():

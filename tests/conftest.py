@@ -59,6 +59,7 @@ TINY = (
     "logging.tick_kimg=0.08",
     "logging.snapshot_ticks=0",
     "logging.checkpoint_ticks=0",
+    "metrics.names=",
 )
 """A whole training in 100 iterations: 4x4, fade, 8x8, fade, 16x16, each 20 steps of 8 images."""
 

@@ -15,18 +15,20 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "progan"
 
 FLOORS = {
-    0: "nn.ops schedule seeds latents losses errors version",
-    1: "nn.layers images config devices files console data.source data.pictures data.order",
+    0: "nn.ops schedule seeds latents losses errors version metrics.swd metrics.ms_ssim metrics.spectrum "
+    "metrics.neighbours metrics.diversity metrics.frechet",
+    1: "nn.layers images config devices files console data.source data.pictures data.order metrics.results "
+    "metrics.features",
     2: "nn.progressive nn.maps nn.winograd training.runlog data.archives data.arrays data.tfrecords data.stylegan "
     "data.torchvision_sets data.pyramid data.loader data.faces*",
     3: "nn.inference training.state data.sources data.workers data.writer",
     4: "training.steps training.explicit training.engine training.checkpoint training.preflight training.pace "
-    "training.measure",
-    5: "training.loop training.ticks training.plan training.bench training.rundir render.* exchange.* data.prepare "
-    "data.cache data.export data.inspect",
+    "training.measure metrics.sets",
+    5: "training.loop training.ticks training.scoring training.plan training.bench training.rundir render.* exchange.* "
+    "data.prepare data.cache data.export data.inspect metrics.*",
     6: "commands commands.* __main__",
 }
-FREE = {"", "nn", "data", "training", "render", "exchange"}  # packages' own __init__.py: docstrings, and lazy names
+FREE = {"", "nn", "data", "metrics", "training", "render", "exchange"}  # packages: docstrings, and lazy names
 
 
 def modules() -> dict[str, Path]:

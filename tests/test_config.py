@@ -48,7 +48,7 @@ def test_what_is_dumped_is_parsed_again(config):
 def test_a_dump_holds_every_knob_by_its_section():
     tables = tomllib.loads(dump(Config()))
     assert {f"{s}.{k}" for s, table in tables.items() for k in table} == set(flatten(Config()))
-    assert set(tables) == {"data", "growth", "networks", "loss", "training", "logging"}
+    assert set(tables) == {"data", "growth", "networks", "loss", "training", "logging", "metrics"}
 
 
 def test_the_defaults_are_the_official_schedule_and_networks():
@@ -240,7 +240,7 @@ def test_what_is_free_on_resume(key):
     changed = dataclasses.replace(
         Config(), **{section: dataclasses.replace(getattr(Config(), section), **{name: other})}
     )
-    free = key in ("data.source", "training.micro_batch", "training.engine") or section == "logging"
+    free = key in ("data.source", "training.micro_batch", "training.engine") or section in ("logging", "metrics")
     assert set(diff(Config(), changed)) == {key}
     assert set(binding_diff(Config(), changed)) == (set() if free else {key})
 

@@ -16,6 +16,8 @@ from progan.version import __version__
 VERBS = {
     "train": "Grow a GAN. The same command again continues the run, exactly.",
     "schedule": "Print the growth plan as a table.",
+    "evaluate": "Measure how good a generator is.",
+    "compare": "Set runs side by side: numbers, curves, pictures.",
     "bench": "Measure how fast this machine would train.",
     "prepare": "Turn pictures of any kind into a pyramid, and back.",
     "data": "Look at a pyramid: what is in it, and whether it is whole.",

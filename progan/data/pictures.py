@@ -214,6 +214,14 @@ def pixels(raw: Raw, recipe: Recipe) -> Array:
     return np.array(np.atleast_3d(np.asarray(shown)).transpose(2, 0, 1), order="C")
 
 
+def extent(raw: Raw) -> tuple[int, int, int]:
+    """(channels, height, width) of one picture as a viewer shows it: 1 where it is grey, else 3. Raises Unreadable."""
+    with _quietly():
+        image = _loaded(raw)
+        width, height = _upright(image).size
+    return 1 if image.mode in GREY else 3, height, width
+
+
 def _loaded(raw: Raw) -> Image.Image:
     """The picture in memory, of whatever mode. Raises Unreadable."""
     if isinstance(raw, tuple):
@@ -276,6 +284,8 @@ def _shown(image: Image.Image, recipe: Recipe) -> Image.Image:
     mode = "L" if recipe.channels == 1 else "RGB"
     return image if image.mode == mode else image.convert(mode)
 
+
+GREY = ("1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B", "I;16N", "F")
 
 TRANSPOSES = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,

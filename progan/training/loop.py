@@ -19,7 +19,7 @@ from torch import Tensor
 from progan import config as config_module
 from progan import losses, seeds
 from progan.config import Config
-from progan.console import Console, Meter
+from progan.console import Console, Meter, duration
 from progan.data.cache import cache_folder, open_data
 from progan.data.loader import Inputs, Loader, Step, Supply, Take, coming_steps, page_cache_room
 from progan.data.order import Order, order_of
@@ -34,6 +34,7 @@ from progan.training.engine import Engine, open_engine, uncompiled
 from progan.training.measure import Trial, measure
 from progan.training.pace import Pace, pace_of
 from progan.training.runlog import RunLog
+from progan.training.scoring import Scoring
 from progan.training.state import TrainState
 from progan.training.steps import (
     CriticLoss,
@@ -64,6 +65,7 @@ class Job:
     device: torch.device
     micro_batch: list[int]
     engine: Engine
+    scoring: Scoring
 
     @property
     def count(self) -> int:
@@ -113,7 +115,7 @@ def _train(job: Job, state: TrainState, folder: Path, log: RunLog, end_nimg: int
     """What `train` does once the run is ours: first pictures, trial step, loop, last words."""
     announce(job, state, folder, log)
     pace = pace_of(state.G, state.D, job.config.training.d_repeats)
-    ticks = Ticks(folder, job.config, log, state, job.data, job.order, pace, end_nimg, job.engine.clock)
+    ticks = Ticks(folder, job.config, log, state, job.data, job.order, pace, end_nimg, job.engine.clock, job.scoring)
     with Stop() as stop:
         ticks.first_pictures()
         check(job, pace, log)
@@ -206,7 +208,8 @@ def open_job(config: Config, device: torch.device, console: Console) -> Job:
     )
     micro = plan.micro_batches(config, usable_bytes(device))
     order = order_of(data.count, data.labels, config.data.max_images, config.data.labels, config.data.balance)
-    return Job(config, schedule, data, order, device, micro, engine)
+    scoring = Scoring(config, data, order, device, console)
+    return Job(config, schedule, data, order, device, micro, engine, scoring)
 
 
 def continue_or_begin(job: Job, folder: Path, console: Console) -> TrainState:
@@ -279,6 +282,9 @@ def _halve(job: Job, factor: float) -> None:
 
 def _end(folder: Path, ticks: Ticks, stop: Stop, end_nimg: int) -> int:
     """Last words, after a checkpoint where the run was stopped."""
+    if ticks.scoring.total_sec:
+        share = ticks.scoring.total_sec / (ticks.training_sec or math.inf)
+        ticks.log.line(f"Metrics took {duration(ticks.scoring.total_sec)}, {share:.1%} of the time of training.")
     if ticks.state.cur_nimg >= end_nimg:
         ticks.log.line(f"Done. Pictures and generators are in {folder}; a walk: progan interpolate {folder}")
         return 0

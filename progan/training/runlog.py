@@ -17,6 +17,7 @@ from torch.utils.tensorboard.summary import hparams
 from progan.console import Console
 from progan.files import atomic, write_text
 from progan.images import png
+from progan.metrics.results import FILE, Result, add_result, board_tag, forget_beyond
 
 
 class RunLog:
@@ -30,6 +31,7 @@ class RunLog:
         self.text_file = (folder / "log.txt").open("a", encoding="utf-8")
         self.stats_path = folder / "stats.jsonl"
         self._keep_stats_until(cur_nimg)
+        forget_beyond(folder / FILE, cur_nimg)
         self.writer = SummaryWriter(str(folder), purge_step=cur_nimg + 1 if cur_nimg else 0)
 
     def _keep_stats_until(self, cur_nimg: int) -> None:
@@ -61,6 +63,12 @@ class RunLog:
         finite = {tag: value if math.isfinite(value) else None for tag, value in values.items()}
         with self.stats_path.open("a", encoding="utf-8") as file:
             print(json.dumps({"nimg": nimg, **finite}), file=file)
+
+    def result(self, result: Result) -> None:
+        """What a metric has found, for metrics.jsonl and TensorBoard."""
+        add_result(self.folder / FILE, result)
+        for name, value in result.values.items():
+            self.writer.add_scalar(board_tag(name), value, result.nimg)
 
     def picture(self, tag: str, pixels: Tensor, nimg: int) -> None:
         """A picture for TensorBoard. pixels: uint8 [C, H, W]."""

@@ -33,6 +33,7 @@ from progan.training import checkpoint
 from progan.training.engine import Clock
 from progan.training.pace import Pace
 from progan.training.runlog import RunLog, as_floats, save_png
+from progan.training.scoring import Scoring
 from progan.training.state import TrainState
 
 GIF_FPS = 10.0
@@ -84,6 +85,7 @@ class Ticks:
         pace: Pace,
         end_nimg: int,
         clock: Clock,
+        scoring: Scoring,
     ) -> None:
         self.folder, self.config, self.log, self.state = folder, config, log, state
         self.data, self.order, self.pace, self.end_nimg, self.clock = data, order, pace, end_nimg, clock
@@ -91,6 +93,7 @@ class Ticks:
         self.columns, rows = grid_shape(config.growth.max_res)
         latent_size = config.networks.latent_size
         self.latents = sample_latents(self.columns * rows, latent_size, seeds.generator(config.training.seed, "fixed"))
+        self.scoring, self.training_sec = scoring, 0.0
         self.begin()
 
     # ---- when
@@ -124,6 +127,8 @@ class Ticks:
             self.checkpoint()
         if boundary or _due(before.tick, after.tick, self.config.logging.snapshot_ticks):
             self.snapshot(before, boundary)
+        if boundary or _due(before.tick, after.tick, self.config.metrics.every_ticks):
+            self.measure(before)
         self.begin()
 
     # ---- what
@@ -133,6 +138,7 @@ class Ticks:
         means, compile_sec = self.means(), self.clock.seconds - self.compiled_sec
         elapsed_sec = time.perf_counter() - self.tally.start - compile_sec
         self.pace.measured(point.stage, elapsed_sec / self.tally.nimg)
+        self.training_sec += elapsed_sec
         cpu_gb, device_gb = memory_gb(self.device)
         progress = {
             "kimg": self.state.cur_nimg / 1000,
@@ -231,6 +237,12 @@ class Ticks:
             self.export("generator-final.safetensors", point)
             self.log.hyper_parameters(config_module.flatten(self.config), self.results(), self.state.cur_nimg)
         self.log.flush()
+
+    def measure(self, before: SchedulePoint) -> None:
+        """How good the averaged generator is now, in numbers."""
+        if self.config.metrics.names:
+            self.scoring.measure(self.state.G_ema, self.as_trained(before), self.state.cur_nimg, self.log)
+            self.log.flush()
 
     def as_trained(self, before: SchedulePoint) -> SchedulePoint:
         """The point to show: alpha as it is now, at the resolution that the last step trained."""
