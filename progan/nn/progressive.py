@@ -7,15 +7,26 @@ checkpoint's keys never change.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import cast
+
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from progan.nn.layers import Conv2d, LatentTo4x4, Linear, Scaled
+from progan.nn.attention import FORMS, SelfAttention
+from progan.nn.layers import Conv2d, LatentTo4x4, Linear, Scheme, chosen, draw
+from progan.nn.norms import Activation, MinibatchDiscrimination, takes_bias
 from progan.nn.ops import blend, downscale2d, largest_group, minibatch_stddev, pixel_norm, upscale2d
 from progan.schedule import stage_of
 
 POOLS = ("before", "after")
+OUTPUTS: dict[str, Callable[[Tensor], Tensor]] = {
+    "linear": lambda x: x,
+    "tanh": torch.tanh,
+    "sigmoid": lambda x: 2 * torch.sigmoid(x) - 1,
+}
+"""G's last step. `sigmoid` is the [0, 1] picture of Xiang & Li in our units, -1 to 1."""
 
 
 def feature_maps(index: int, base: int = 8192, maximum: int = 512, decay: float = 1.0) -> int:
@@ -37,29 +48,77 @@ def is_one(alpha: float | Tensor) -> bool:
     return not isinstance(alpha, Tensor) and alpha == 1
 
 
+@dataclass(frozen=True)
+class Parts:
+    """What the blocks of a network are made of.
+
+    scheme: of all weights. norm, activation, slope: see `norms.Activation`. attention: the resolution that has it, 0
+    for none. form: of attention.
+    """
+
+    scheme: Scheme
+    norm: str
+    activation: str
+    slope: float
+    attention: int
+    form: str
+
+    def conv(self, c_in: int, c_out: int) -> Conv2d:
+        """A hidden 3x3 convolution."""
+        return Conv2d(c_in, c_out, 3, scheme=self.scheme, bias=takes_bias(self.norm))
+
+    def after(self, maps: int) -> Activation:
+        """Norm and activation of so many maps."""
+        return Activation(self.norm, self.activation, maps, self.slope, self.scheme.init)
+
+    def gather(self, maps: int, resolution: int) -> SelfAttention | None:
+        """Attention over so many maps, at its resolution."""
+        return SelfAttention(maps, self.form, self.scheme) if resolution == self.attention else None
+
+    def check(self, resolutions: list[int]) -> None:
+        """Raises ValueError where attention has no such form, or no block its resolution."""
+        chosen("the form of attention", self.form, FORMS)
+        if self.attention and self.attention not in resolutions[1:]:
+            raise ValueError(
+                f"attention is at a resolution between 8 and {resolutions[-1]}, or 0 for none, not {self.attention}"
+            )
+
+    @property
+    def standard(self) -> bool:
+        """Whether weights, activation and attention are among those that `explicit` and `inference` know."""
+        weights = self.scheme.weights in ("equalized", "plain")
+        return weights and self.activation == "lrelu" and not self.attention
+
+
 class ProgressiveNetwork(nn.Module):
-    """What both networks share: a block and an RGB layer a resolution, first to last, and ways to ask about a stage."""
+    """What both networks share: tables of what each resolution has (a block, an RGB layer), first to last, and ways to
+    ask about a stage. All children are such tables.
+    """
 
     blocks: nn.ModuleDict
     rgb: nn.ModuleDict
 
-    def __init__(self, max_res: int, channels: int) -> None:
+    def __init__(self, max_res: int, channels: int, parts: Parts) -> None:
         super().__init__()
         if channels not in (1, 3):
             raise ValueError(f"pictures have 1 or 3 channels, not {channels}")
         self.resolutions = resolutions(max_res)
-        self.max_res, self.channels = max_res, channels
+        self.max_res, self.channels, self.parts, self.slope = max_res, channels, parts, parts.slope
+        parts.check(self.resolutions)
+
+    def table(self, modules: Iterable[nn.Module]) -> nn.ModuleDict:
+        """One module a resolution, by name."""
+        return nn.ModuleDict({_name(r): module for r, module in zip(self.resolutions, modules)})
 
     def reset_parameters(self, generator: torch.Generator) -> None:
         """Draw all weights anew from one generator, in order of registration."""
-        for module in self.modules():
-            if isinstance(module, Scaled):
-                module.reset_parameters(generator)
+        draw(self, generator)
 
     def stage_parameters(self, stage: int) -> list[nn.Parameter]:
         """The parameters that training may have moved up to a stage: its blocks and RGB layers and all those below."""
         names = [_name(r) for r in self.resolutions[: stage + 1]]
-        return [p for name in names for table in (self.blocks, self.rgb) for p in table[name].parameters()]
+        tables = cast("list[nn.ModuleDict]", list(self.children()))
+        return [p for name in names for table in tables for p in table[name].parameters()]
 
     def macs(self, stage: int) -> int:
         """Multiply-accumulates of one image's forward pass at a stage, faded in."""
@@ -76,58 +135,53 @@ class ProgressiveNetwork(nn.Module):
         return self.rgb[_name(self.resolutions[stage])]  # type: ignore[return-value]
 
 
-class Activation(nn.Module):
-    """Leaky ReLU, then pixel norm where wanted. [N, C, H, W] -> same shape."""
-
-    def __init__(self, slope: float, pixel_norm: bool) -> None:
-        super().__init__()
-        self.slope, self.pixel_norm = slope, pixel_norm
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = F.leaky_relu(x, self.slope)
-        return pixel_norm(y) if self.pixel_norm else y
-
-
 class FirstBlock(nn.Module):
     """G at 4x4: dense, conv. [N, latent_size] -> [N, c_out, 4, 4]."""
 
-    def __init__(self, latent_size: int, c_out: int, activation: Activation, equalized: bool) -> None:
+    def __init__(self, latent_size: int, c_out: int, parts: Parts) -> None:
         super().__init__()
-        self.dense = LatentTo4x4(latent_size, c_out, equalized=equalized)
-        self.conv = Conv2d(c_out, c_out, 3, equalized=equalized)
-        self.activation = activation
+        self.dense = LatentTo4x4(latent_size, c_out, scheme=parts.scheme, bias=takes_bias(parts.norm))
+        self.after0 = parts.after(c_out)
+        self.conv = parts.conv(c_out, c_out)
+        self.after1 = parts.after(c_out)
 
     def forward(self, z: Tensor) -> Tensor:
-        x = self.activation(self.dense(z))
-        return self.activation(self.conv(x))  # type: ignore[no-any-return]
+        x = self.after0(self.dense(z))
+        return self.after1(self.conv(x))  # type: ignore[no-any-return]
 
     def macs(self, resolution: int) -> int:
         return self.dense.macs() + self.conv.macs(resolution)
 
 
 class GeneratorBlock(nn.Module):
-    """G from 8x8 up: upscale, conv, conv. [N, c_in, H, W] -> [N, c_out, 2H, 2W]."""
+    """G from 8x8 up: upscale, conv, conv, attention where it is wanted. [N, c_in, H, W] -> [N, c_out, 2H, 2W]."""
 
-    def __init__(self, c_in: int, c_out: int, activation: Activation, equalized: bool) -> None:
+    def __init__(self, c_in: int, c_out: int, resolution: int, parts: Parts) -> None:
         super().__init__()
-        self.conv0 = Conv2d(c_in, c_out, 3, equalized=equalized)
-        self.conv1 = Conv2d(c_out, c_out, 3, equalized=equalized)
-        self.activation = activation
+        self.conv0 = parts.conv(c_in, c_out)
+        self.after0 = parts.after(c_out)
+        self.conv1 = parts.conv(c_out, c_out)
+        self.after1 = parts.after(c_out)
+        self.attention = parts.gather(c_out, resolution)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.activation(self.conv0(upscale2d(x)))
-        return self.activation(self.conv1(x))  # type: ignore[no-any-return]
+        x = self.after0(self.conv0(upscale2d(x)))
+        x = self.after1(self.conv1(x))
+        return x if self.attention is None else self.attention(x)
 
     def macs(self, resolution: int) -> int:
-        return self.conv0.macs(resolution) + self.conv1.macs(resolution)
+        gather = 0 if self.attention is None else self.attention.macs(resolution)
+        return self.conv0.macs(resolution) + self.conv1.macs(resolution) + gather
 
 
 class Generator(ProgressiveNetwork):
-    """Latents to pictures: `G(z, stage, alpha)`, [N, latent_size] -> [N, channels, R, R], linear output around [-1, 1].
+    """Latents to pictures: `G(z, stage, alpha)`, [N, latent_size] -> [N, channels, R, R], -1 black to 1 white.
 
     max_res: top resolution R, a power of two in 4..1024. fmap_base, fmap_max, fmap_decay: see `feature_maps`.
-    pixel_norm: normalise latents and every layer's output. equalized: equalized learning rate.
-    Every layer is conv, bias, leaky ReLU, pixel norm, in this order. Defaults: the paper's network for 1024x1024.
+    weights, init, spectral_*: see `Scheme`. norm, activation, leaky_slope: after every hidden layer, see
+    `norms.Activation`. output: one of OUTPUTS; `linear` is not bounded. latent_norm: normalise latents. attention: the
+    resolution after whose block it stands (before its RGB layer), 0 for none; attention_form: see `attention`.
+    Defaults: the paper's network for 1024x1024; every layer is conv, bias, leaky ReLU, pixel norm, in this order.
     """
 
     def __init__(
@@ -138,22 +192,40 @@ class Generator(ProgressiveNetwork):
         fmap_base: int = 8192,
         fmap_max: int = 512,
         fmap_decay: float = 1.0,
-        pixel_norm: bool = True,
-        equalized: bool = True,
+        weights: str = "equalized",
+        norm: str = "pixel",
+        activation: str = "lrelu",
+        output: str = "linear",
+        latent_norm: bool = True,
+        init: str = "he",
+        spectral_gain: float = 1.0,
+        spectral_learned: bool = False,
+        attention: int = 0,
+        attention_form: str = "B",
         leaky_slope: float = 0.2,
     ) -> None:
-        super().__init__(max_res, channels)
+        scheme = Scheme(weights, init, spectral_gain, spectral_learned)
+        super().__init__(max_res, channels, Parts(scheme, norm, activation, leaky_slope, attention, attention_form))
         if latent_size < 1:
             raise ValueError(f"the latent size {latent_size} is below 1")
-        self.latent_size, self.pixel_norm, self.slope = latent_size, pixel_norm, leaky_slope
+        chosen("output", output, OUTPUTS)
+        self.latent_size, self.latent_norm, self.output = latent_size, latent_norm, output
         maps = [feature_maps(s + 1, fmap_base, fmap_max, fmap_decay) for s in range(len(self.resolutions))]
-        activation = Activation(leaky_slope, pixel_norm)
-        self.blocks = nn.ModuleDict({"4x4": FirstBlock(latent_size, maps[0], activation, equalized)})
+        self.blocks = nn.ModuleDict({"4x4": FirstBlock(latent_size, maps[0], self.parts)})
         for s, r in enumerate(self.resolutions[1:], 1):
-            self.blocks[_name(r)] = GeneratorBlock(maps[s - 1], maps[s], activation, equalized)
-        self.rgb = nn.ModuleDict(
-            {_name(r): Conv2d(m, channels, 1, gain=1, equalized=equalized) for r, m in zip(self.resolutions, maps)}
-        )
+            self.blocks[_name(r)] = GeneratorBlock(maps[s - 1], maps[s], r, self.parts)
+        self.rgb = self.table([Conv2d(m, channels, 1, gain=1, scheme=scheme, affine=True) for m in maps])
+
+    @property
+    def pixel_norm(self) -> bool:
+        """Whether every layer's output is normalised pixel by pixel."""
+        return self.parts.norm == "pixel"
+
+    @property
+    def standard(self) -> bool:
+        """Whether `training.explicit` and `nn.inference` compute this network."""
+        normed = self.parts.norm in ("pixel", "none") and self.latent_norm == self.pixel_norm
+        return normed and self.parts.standard and self.output == "linear"
 
     def forward(self, z: Tensor, stage: int | None = None, alpha: float | Tensor = 1.0, psi: float = 1.0) -> Tensor:
         """z: [N, latent_size] -> images [N, channels, R, R]. stage: default the top one. alpha: 0 the upscaled old
@@ -161,60 +233,77 @@ class Generator(ProgressiveNetwork):
         biases.
         """
         stage = len(self.resolutions) - 1 if stage is None else stage
-        x = below = psi * (pixel_norm(z) if self.pixel_norm else z)
+        x = below = psi * (pixel_norm(z) if self.latent_norm else z)
         for s in range(stage + 1):
             below, x = x, self.block(s)(x)  # [N, maps, R_s, R_s]
-        images: Tensor = self.rgb_layer(stage)(x)
+        images = self._to_rgb(x, stage)
         if stage == 0 or is_one(alpha):
             return images
-        return blend(upscale2d(self.rgb_layer(stage - 1)(below)), images, alpha)
+        return blend(upscale2d(self._to_rgb(below, stage - 1)), images, alpha)
+
+    def _to_rgb(self, x: Tensor, stage: int) -> Tensor:
+        return OUTPUTS[self.output](self.rgb_layer(stage)(x))
 
 
 class DiscriminatorBlock(nn.Module):
-    """D down to 8x8: conv, conv, downscale. [N, c_in, H, W] -> [N, c_out, H/2, W/2]."""
+    """D down to 8x8: attention where it is wanted, conv, conv, downscale. [N, c_in, H, W] -> [N, c_out, H/2, W/2]."""
 
-    def __init__(self, c_in: int, c_out: int, slope: float, pool: str, equalized: bool) -> None:
+    def __init__(self, c_in: int, c_out: int, resolution: int, pool: str, parts: Parts) -> None:
         super().__init__()
-        self.conv0 = Conv2d(c_in, c_in, 3, equalized=equalized)
-        self.conv1 = Conv2d(c_in, c_out, 3, equalized=equalized)
-        self.slope, self.pool = slope, pool
+        self.attention = parts.gather(c_in, resolution)
+        self.conv0 = parts.conv(c_in, c_in)
+        self.after0 = parts.after(c_in)
+        self.conv1 = parts.conv(c_in, c_out)
+        self.after1 = parts.after(c_out)
+        self.slope, self.pool = parts.slope, pool
 
     def forward(self, x: Tensor, group: int) -> Tensor:
-        x = F.leaky_relu(self.conv0(x), self.slope)
+        x = x if self.attention is None else self.attention(x)
+        x = self.after0(self.conv0(x))
         if self.pool == "before":
-            return F.leaky_relu(downscale2d(self.conv1(x)), self.slope)
-        return downscale2d(F.leaky_relu(self.conv1(x), self.slope))
+            return self.after1(downscale2d(self.conv1(x)))  # type: ignore[no-any-return]
+        return downscale2d(self.after1(self.conv1(x)))
 
     def macs(self, resolution: int) -> int:
-        return self.conv0.macs(resolution) + self.conv1.macs(resolution)
+        gather = 0 if self.attention is None else self.attention.macs(resolution)
+        return self.conv0.macs(resolution) + self.conv1.macs(resolution) + gather
 
 
 class LastBlock(nn.Module):
-    """D at 4x4: minibatch stddev, conv, dense, dense. [N, c_in, 4, 4] -> scores [N]."""
+    """D at 4x4: minibatch stddev, conv, minibatch discrimination, dense, dense. [N, c_in, 4, 4] -> scores [N].
 
-    def __init__(self, c_in: int, c_out: int, slope: float, stddev: bool, equalized: bool) -> None:
+    kernels: of minibatch discrimination, 0 for none. Of the two that compare samples, each may be left out.
+    """
+
+    def __init__(self, c_in: int, c_out: int, stddev: bool, kernels: int, parts: Parts) -> None:
         super().__init__()
-        self.conv = Conv2d(c_in + stddev, c_in, 3, equalized=equalized)
-        self.dense0 = Linear(c_in * 16, c_out, equalized=equalized)
-        self.dense1 = Linear(c_out, 1, gain=1, equalized=equalized)
-        self.slope, self.stddev = slope, stddev
+        self.conv = parts.conv(c_in + stddev, c_in)
+        self.after0 = parts.after(c_in)
+        self.compare = MinibatchDiscrimination(c_in * 16, kernels, scheme=parts.scheme) if kernels else None
+        self.dense0 = Linear(c_in * 16 + kernels, c_out, scheme=parts.scheme, bias=takes_bias(parts.norm))
+        self.after1 = parts.after(c_out)
+        self.dense1 = Linear(c_out, 1, gain=1, scheme=parts.scheme, affine=True)
+        self.slope, self.stddev = parts.slope, stddev
 
     def forward(self, x: Tensor, group: int) -> Tensor:
         x = minibatch_stddev(x, group) if self.stddev else x
-        x = F.leaky_relu(self.conv(x), self.slope)
-        x = F.leaky_relu(self.dense0(x.flatten(1)), self.slope)
-        return self.dense1(x)[:, 0]  # type: ignore[no-any-return]
+        x = self.after0(self.conv(x)).flatten(1)
+        x = x if self.compare is None else self.compare(x)
+        return self.dense1(self.after1(self.dense0(x)))[:, 0]  # type: ignore[no-any-return]
 
     def macs(self, resolution: int) -> int:
-        return self.conv.macs(resolution) + self.dense0.macs() + self.dense1.macs()
+        compare = 0 if self.compare is None else self.compare.macs()
+        return self.conv.macs(resolution) + compare + self.dense0.macs() + self.dense1.macs()
 
 
 class Discriminator(ProgressiveNetwork):
     """Pictures to scores: `D(images, stage, alpha)`, [N, channels, R, R] -> [N], linear.
 
-    fmap_*, equalized, leaky_slope: as in `Generator`. mbstd_group: wanted group of the minibatch standard
-    deviation; 0 or 1 leave the layer out. d_pool: take the 2x2 mean `before` the activation (official TensorFlow
-    code) or `after` it (the paper's own code and its released networks).
+    fmap_*, weights, init, spectral_*, norm, activation, leaky_slope, attention_form: as in `Generator`; no norm after
+    the RGB layers. attention: the resolution before whose block it stands, 0 for none. mbstd_group: wanted group of the
+    minibatch standard deviation; 0 or 1 leave the layer out. minibatch_discrimination: its kernels, 0 for none; a batch
+    must then not be split. d_pool: take the 2x2 mean `before` the activation (official TensorFlow code) or `after` it
+    (the paper's own code and its released networks); a batch or layer norm stands next to the activation.
     """
 
     def __init__(
@@ -224,22 +313,36 @@ class Discriminator(ProgressiveNetwork):
         fmap_base: int = 8192,
         fmap_max: int = 512,
         fmap_decay: float = 1.0,
-        equalized: bool = True,
+        weights: str = "equalized",
+        norm: str = "none",
+        activation: str = "lrelu",
+        init: str = "he",
+        spectral_gain: float = 1.0,
+        spectral_learned: bool = False,
+        attention: int = 0,
+        attention_form: str = "B",
         mbstd_group: int = 4,
+        minibatch_discrimination: int = 0,
         d_pool: str = "before",
         leaky_slope: float = 0.2,
     ) -> None:
-        super().__init__(max_res, channels)
+        scheme = Scheme(weights, init, spectral_gain, spectral_learned)
+        super().__init__(max_res, channels, Parts(scheme, norm, activation, leaky_slope, attention, attention_form))
         if d_pool not in POOLS:
             raise ValueError(f"d_pool is `before` or `after` (the activation), not `{d_pool}`")
-        self.mbstd_group, self.slope = mbstd_group, leaky_slope
+        self.mbstd_group, self.minibatch_discrimination = mbstd_group, minibatch_discrimination
         maps = [feature_maps(s, fmap_base, fmap_max, fmap_decay) for s in range(len(self.resolutions) + 1)]
-        self.blocks = nn.ModuleDict({"4x4": LastBlock(maps[1], maps[0], leaky_slope, mbstd_group > 1, equalized)})
+        last = LastBlock(maps[1], maps[0], mbstd_group > 1, minibatch_discrimination, self.parts)
+        self.blocks = nn.ModuleDict({"4x4": last})
         for s, r in enumerate(self.resolutions[1:], 1):
-            self.blocks[_name(r)] = DiscriminatorBlock(maps[s + 1], maps[s], leaky_slope, d_pool, equalized)
-        self.rgb = nn.ModuleDict(
-            {_name(r): Conv2d(channels, m, 1, equalized=equalized) for r, m in zip(self.resolutions, maps[1:])}
-        )
+            self.blocks[_name(r)] = DiscriminatorBlock(maps[s + 1], maps[s], r, d_pool, self.parts)
+        self.rgb = self.table([Conv2d(channels, m, 1, scheme=scheme) for m in maps[1:]])
+        self.after_rgb = self.table([Activation("none", activation, m, leaky_slope) for m in maps[1:]])
+
+    @property
+    def standard(self) -> bool:
+        """Whether `training.explicit` computes this network."""
+        return self.parts.standard and self.parts.norm == "none" and not self.minibatch_discrimination
 
     def forward(
         self, images: Tensor, stage: int | None = None, alpha: float | Tensor = 1.0, group: int | None = None
@@ -258,4 +361,4 @@ class Discriminator(ProgressiveNetwork):
         return x
 
     def _from_rgb(self, images: Tensor, stage: int) -> Tensor:
-        return F.leaky_relu(self.rgb_layer(stage)(images), self.slope)
+        return self.after_rgb[_name(self.resolutions[stage])](self.rgb_layer(stage)(images))  # type: ignore[no-any-return]

@@ -50,7 +50,13 @@ def test_equals_the_readable_form(monkeypatch, device, cache, dtype, tolerance):
 
 @pytest.mark.parametrize(
     "options",
-    [{"pixel_norm": False}, {"equalized": False}, {"leaky_slope": 0.01}, {"channels": 1}, {"fmap_decay": 1.5}],
+    [
+        {"norm": "none", "latent_norm": False},
+        {"weights": "plain"},
+        {"leaky_slope": 0.01},
+        {"channels": 1},
+        {"fmap_decay": 1.5},
+    ],
 )
 def test_equals_the_readable_form_of_every_generator(device, options):
     for dtype, tolerance in ((torch.float64, 1e-12), (torch.float32, 1e-5)):

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from progan.nn.layers import SQRT2, Conv2d, LatentTo4x4, Linear
+from progan.nn.layers import SQRT2, Conv2d, LatentTo4x4, Linear, Scheme
 
 LAYERS = {
     "conv": (lambda **k: Conv2d(8, 64, 3, **k), (2, 8, 5, 5), 72, SQRT2),
@@ -47,7 +47,7 @@ def test_weights_are_standard_normal_and_biases_zero(name):
 @ALL
 def test_without_equalizing_the_weight_itself_has_that_deviation(name):
     make, _, fan_in, gain = LAYERS[name]
-    layer = make(equalized=False)
+    layer = make(scheme=Scheme("plain"))
     count, wanted = layer.weight.numel(), gain / math.sqrt(fan_in)
     assert layer.scale == 1
     assert abs(layer.weight.std() / wanted - 1) < 4 / math.sqrt(2 * count)
