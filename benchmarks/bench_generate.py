@@ -26,8 +26,8 @@ from torch import Tensor
 
 from progan import config as config_module
 from progan.devices import describe, pick_device
+from progan.nn.families import Generator, make_generator
 from progan.nn.inference import Compact
-from progan.nn.progressive import Generator
 from progan.render.walk import pictures_a_pass
 
 Row = dict[str, Any]
@@ -38,7 +38,7 @@ def generator(options: argparse.Namespace) -> Generator:
     """The configuration's G with weights as at the start of a training."""
     knobs = [f"growth.max_res={options.max_res}"] if options.max_res else []
     config = config_module.load(options.config, [*knobs, *options.set])
-    G = Generator(**config_module.generator_arguments(config))
+    G = make_generator(**config_module.generator_arguments(config))
     G.reset_parameters(torch.Generator().manual_seed(0))
     return G.to(pick_device(options.device)).eval().requires_grad_(False)
 

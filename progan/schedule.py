@@ -101,8 +101,10 @@ class Schedule:
     """The growth plan. `schedule.at(cur_nimg)` is the only question a training asks of it.
 
     max_res, start_res: pixels, powers of two in 4..1024. stable_kimg, fade_kimg: thousand images, by resolution.
-    final_kimg: length of the stable phase at max_res. batch: images. lr_G, lr_D: Adam step sizes. tick_kimg: status
-    interval. Defaults: the official v2 preset for one GPU. Raises ValueError for what cannot be a schedule.
+    final_kimg: length of the stable phase at max_res. batch: images. lr_G, lr_D: the optimizers' rates. tick_kimg:
+    status interval. decay_from: share of the whole, 0..1, from which on both rates fall in a straight line, to 0 at the
+    end; None: they do not. Defaults: the official v2 preset for one GPU. Raises ValueError for what cannot be a
+    schedule.
     """
 
     max_res: int = 1024
@@ -114,8 +116,11 @@ class Schedule:
     lr_G: Table = field(default_factory=lambda: OFFICIAL_LR)
     lr_D: Table = field(default_factory=lambda: OFFICIAL_LR)
     tick_kimg: Table = field(default_factory=lambda: OFFICIAL_TICK_KIMG)
+    decay_from: float | None = None
 
     def __post_init__(self) -> None:
+        if self.decay_from is not None and not 0 <= self.decay_from < 1:
+            raise ValueError(f"rates cannot fall from {self.decay_from} of the schedule to its end")
         if stage_of(self.start_res) > stage_of(self.max_res):
             raise ValueError(f"the start resolution {self.start_res} is above the final one, {self.max_res}")
         for phase in self.phases:
@@ -154,6 +159,13 @@ class Schedule:
         """Images of the whole schedule."""
         return self.phases[-1].end_nimg
 
+    def decay(self, cur_nimg: int) -> float:
+        """What is left of the rates at a time, 0..1."""
+        if self.decay_from is None:
+            return 1.0
+        done = cur_nimg / self.total_nimg if self.total_nimg else 1.0
+        return min(1.0, max(0.0, (1 - done) / (1 - self.decay_from)))
+
     def phase_at(self, cur_nimg: int) -> Phase:
         """The phase that the step starting at `cur_nimg` belongs to. A fade begins after its first image, not with
         it.
@@ -168,6 +180,7 @@ class Schedule:
         """
         p = self.phase_at(cur_nimg)
         tick = sum(q.ticks for q in self.phases[: p.index]) + p.ticks_by(cur_nimg)
+        decay = self.decay(cur_nimg)
         return SchedulePoint(
             p.index,
             p.stage,
@@ -175,8 +188,8 @@ class Schedule:
             p.alpha(cur_nimg),
             p.fading,
             p.batch,
-            p.lr_G,
-            p.lr_D,
+            p.lr_G * decay,
+            p.lr_D * decay,
             p.tick_nimg / 1000,
             tick,
         )

@@ -16,11 +16,11 @@ PACKAGE = ROOT / "progan"
 
 FLOORS = {
     0: "nn.ops schedule seeds latents losses errors version metrics.swd metrics.ms_ssim metrics.spectrum "
-    "metrics.neighbours metrics.diversity metrics.frechet",
-    1: "nn.layers images config devices files console data.source data.pictures data.order metrics.results "
-    "metrics.features",
-    2: "nn.progressive nn.maps nn.winograd training.runlog data.archives data.arrays data.tfrecords data.stylegan "
-    "data.torchvision_sets data.pyramid data.loader data.faces*",
+    "metrics.neighbours metrics.diversity metrics.frechet metrics.reconstruction",
+    1: "nn.layers nn.norms nn.attention images config devices files console data.source data.pictures data.order "
+    "metrics.results metrics.features",
+    2: "nn.progressive nn.fixed nn.dcgan nn.resnet nn.families nn.maps nn.winograd training.runlog data.archives "
+    "data.arrays data.tfrecords data.stylegan data.torchvision_sets data.pyramid data.loader data.faces*",
     3: "nn.inference training.state data.sources data.workers data.writer",
     4: "training.steps training.explicit training.engine training.checkpoint training.preflight training.pace "
     "training.measure metrics.sets",

@@ -1,6 +1,7 @@
 """Laws of the configuration: it survives its own file, a diff names what differs, and whatever is wrong is named."""
 
 import dataclasses
+import re
 import tomllib
 
 import pytest
@@ -9,11 +10,14 @@ from progan import config as config_module
 from progan.config import (
     Config,
     binding_diff,
+    couples_images,
     diff,
     discriminator_arguments,
+    doubts,
     dump,
     flatten,
     generator_arguments,
+    grows,
     load,
     nearest,
     parse,
@@ -56,11 +60,16 @@ def test_the_defaults_are_the_official_schedule_and_networks():
     assert schedule == default
     assert generator_arguments(Config()) == {
         "max_res": 1024, "channels": 3, "latent_size": 512, "fmap_base": 8192, "fmap_max": 512, "fmap_decay": 1.0,
-        "pixel_norm": True, "equalized": True, "leaky_slope": 0.2,
+        "leaky_slope": 0.2, "family": "progressive", "weights": "equalized", "norm": "pixel", "activation": "lrelu",
+        "output": "linear", "latent_norm": True, "init": "he", "spectral_gain": 1.0, "spectral_learned": False,
+        "attention": 0, "attention_form": "B", "layout": "dcgan",
     }  # fmt: skip
     assert discriminator_arguments(Config()) == {
         "max_res": 1024, "channels": 3, "fmap_base": 8192, "fmap_max": 512, "fmap_decay": 1.0,
-        "equalized": True, "mbstd_group": 4, "d_pool": "before", "leaky_slope": 0.2,
+        "mbstd_group": 4, "minibatch_discrimination": 0, "d_pool": "before", "leaky_slope": 0.2,
+        "family": "progressive", "weights": "equalized", "norm": "none", "activation": "lrelu",
+        "init": "he", "spectral_gain": 1.0, "spectral_learned": False, "attention": 0, "attention_form": "B",
+        "layout": "dcgan", "global_pool": "sum", "d_wide": False,
     }  # fmt: skip
     loss = Config().loss
     assert (loss.wgan_lambda, loss.wgan_target, loss.wgan_epsilon, loss.gp_norm) == (10, 1, 0.001, "full")
@@ -84,7 +93,7 @@ def test_the_default_preset_is_the_defaults():
 def test_every_preset_loads_and_is_a_small_diff_with_a_header(name):
     text = (preset_folder() / f"{name}.toml").read_text(encoding="utf-8")
     assert text.startswith("# ")
-    assert len(diff(Config(), load(name))) <= 15
+    assert len(diff(Config(), load(name))) <= 30
     stated = {f"{s}.{k}": v for s, table in tomllib.loads(text).items() for k, v in table.items()}
     assert set(diff(Config(), load(name))) == set(stated)  # nothing is said that is the default anyway
 
@@ -298,6 +307,33 @@ def test_what_is_free_on_resume(key):
         ("loss.wgan_target=0", "loss.wgan_target is above 0"),
         ("loss.wgan_target=nan", "loss.wgan_target is a number, not nan"),
         ("training.d_repeats=0", "training.d_repeats is at least 1"),
+        ("networks.family=stylegan", "networks.family is one of 'progressive', 'dcgan', 'resnet', not 'stylegan'"),
+        ("networks.g_weights=sn", "networks.g_weights is one of 'equalized', 'plain', 'spectral'"),
+        ("networks.d_norm=pixel", "networks.d_norm is one of 'none', 'batch', 'layer', not 'pixel'"),
+        ("networks.pixel_norm=true", "no key `networks.pixel_norm`"),
+        ("networks.equalized=true", "no key `networks.equalized`"),
+        ("networks.attention=48", "networks.attention is 0 or a resolution that the networks have, 8, 16, 32, .* 1024"),
+        ("networks.attention=4", "networks.attention is 0 or a resolution"),
+        ("networks.attention=2048", "networks.attention is 0 or a resolution"),
+        ("networks.spectral_gain=0", "networks.spectral_gain is above 0"),
+        ("networks.minibatch_discrimination=-1", "networks.minibatch_discrimination is at least 0"),
+        ("networks.d_fmap_max=-1", "networks.d_fmap_max is at least 0"),
+        ("loss.kind=softplus", "loss.kind is one of 'wgan', 'hinge', 'logistic', 'lsgan', 'bce', not 'softplus'"),
+        ("loss.penalty=gp", "loss.penalty is one of 'wgan-gp', 'r1', 'none', not 'gp'"),
+        ("loss.wgan_lambda=-1", "loss.wgan_lambda and wgan_epsilon are at least 0"),
+        ("loss.r1_gamma=-1", "loss.r1_gamma is at least 0"),
+        ("loss.r1_interval=0", "loss.r1_interval is at least 1"),
+        ("loss.clip=-0.01", "loss.clip is at least 0"),
+        ("training.optimizer=sgd", "training.optimizer is one of 'adam', 'rmsprop', not 'sgd'"),
+        ("training.d_lr_ratio=0", "training.d_lr_ratio is above 0"),
+        ("training.decay=cosine", "training.decay is one of 'none', 'linear', not 'cosine'"),
+        ("training.decay_from=1", "training.decay_from is in 0..1"),
+        ("training.decay_from=-0.1", "training.decay_from is in 0..1"),
+        ("training.adam_beta1=1", "training.adam_beta1 and adam_beta2 are in 0..1"),
+        ("training.adam_beta2=1.5", "training.adam_beta1 and adam_beta2 are in 0..1"),
+        ("training.rmsprop_alpha=1", "training.rmsprop_alpha is in 0..1"),
+        ("training.adam_epsilon=0", "training.adam_epsilon and rmsprop_epsilon are above 0"),
+        ("training.rmsprop_epsilon=0", "training.adam_epsilon and rmsprop_epsilon are above 0"),
         ("training.ema_beta=1", "training.ema_beta"),
         ("training.ema_beta=-0.1", "training.ema_beta"),
         ("training.ema_kimg=-1", "training.ema_kimg is at least 0"),
@@ -394,3 +430,140 @@ def test_a_forbidden_width_is_found_at_the_final_resolution():
     assert config_module.smallest_maps(load(None, ["networks.fmap_base=256", "growth.max_res=512"])) == 1
     with pytest.raises(UserError, match="at least one feature map"):
         load(None, ["networks.fmap_base=256", "growth.max_res=1024"])
+
+
+# --- techniques ---
+
+SPECTRAL, STRICT = "networks.d_weights=spectral", "networks.d_weights=weightnorm-strict"
+SLOW, NO_GP, HINGE = "training.lr=0.0001", "loss.penalty=none", "loss.kind=hinge"
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        (
+            ["networks.d_norm=batch"],
+            r"d_norm batch mixes .*penalty wgan-gp .*set networks.d_norm layer or none",
+        ),
+        (["networks.d_norm=batch", "loss.penalty=r1"], "d_norm batch mixes the images of a batch, and the penalty r1"),
+        (["networks.d_norm=batch", SPECTRAL, NO_GP], "d_norm batch .*undoes .*d_weights spectral: set networks.d_norm"),
+        (["loss.clip=0.01", SPECTRAL, NO_GP], "loss.clip bounds .*d_weights spectral divides .*set loss.clip 0"),
+        (["loss.clip=0.01", STRICT, NO_GP], "loss.clip bounds .*d_weights weightnorm-strict divides"),
+        (["loss.clip=0.01", "networks.d_weights=weightnorm"], "loss.clip bounds .*d_weights weightnorm divides"),
+        (["networks.family=dcgan", "growth.start_res=8"], "start_res is about networks that grow: leave it out"),
+        (["growth.max_res=16", "networks.attention=32"], "networks.attention is 0 or .* have, 8, 16$|, 8, 16\\."),
+    ],
+)
+def test_pairs_that_cannot_work_are_refused_with_the_knob_to_change(texts, message):
+    with pytest.raises(UserError, match=message):
+        load(None, texts)
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        ["networks.d_norm=batch", NO_GP],
+        ["networks.d_norm=layer"],
+        ["networks.d_norm=layer", SPECTRAL],
+        ["networks.g_norm=batch", "networks.g_weights=spectral"],
+        ["loss.clip=0.01", NO_GP],
+        ["loss.clip=0.01", "networks.d_weights=plain", NO_GP],
+        ["loss.clip=0.01", "networks.g_weights=spectral", NO_GP],
+        ["networks.family=dcgan", "growth.max_res=64", "growth.start_res=64"],
+        ["networks.family=resnet", "growth.max_res=64", "growth.start_res=4"],
+        ["networks.minibatch_discrimination=100"],
+        ["networks.attention=1024"],
+    ],
+)
+def test_pairs_that_can_work_are_not_refused(texts):
+    load(None, texts)
+
+
+DOUBTS = [
+    ([STRICT, NO_GP, "networks.d_norm=batch", "networks.d_activation=tprelu", HINGE, SLOW], "d_norm batch undoes part"),
+    ([SPECTRAL, SLOW], "A spectral D can hardly have slopes of loss.wgan_target"),
+    ([SPECTRAL, SLOW, NO_GP], "A spectral D with loss.kind wgan and no penalty is known to fail"),
+    ([NO_GP], "Nothing keeps the scores of loss.kind wgan in bounds; set loss.penalty wgan-gp, or loss.clip"),
+    (["loss.penalty=r1"], "loss.penalty r1 was made for loss.kind logistic"),
+    (
+        [STRICT, SLOW],
+        "networks.d_weights weightnorm-strict has no biases; it was made for .*d_activation tprelu",
+    ),
+    (["networks.g_weights=weightnorm-strict", SLOW], "networks.g_weights weightnorm-strict has no biases"),
+    (["networks.g_norm=none", "networks.g_weights=spectral", SLOW], "almost grey; .* networks.spectral_gain 2"),
+    (["networks.g_norm=none", "networks.g_weights=plain", "networks.init=normal", SLOW], "almost grey; .*init he"),
+    ([SPECTRAL, HINGE, NO_GP], "A rate of 0.0015 suits equalized weights; with networks.d_weights spectral"),
+    (["networks.g_weights=plain", "training.lr=0.001"], "A rate of 0.001 suits .*networks.g_weights plain"),
+    ([SPECTRAL, HINGE, NO_GP, SLOW, "training.d_lr_ratio=10"], "A rate of 0.001 suits .*networks.d_weights spectral"),
+]
+
+
+@pytest.mark.parametrize(("texts", "message"), DOUBTS)
+def test_what_is_doubtful_is_said_once_and_allowed(texts, message):
+    (said,) = doubts(load(None, texts))
+    assert re.search(message, said)
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        [],
+        [SPECTRAL, HINGE, NO_GP, SLOW],
+        [SPECTRAL, "loss.kind=logistic", SLOW],
+        [SPECTRAL, "networks.spectral_learned=true", SLOW],
+        [STRICT, "networks.d_activation=tprelu", "loss.kind=bce", NO_GP, SLOW],
+        [NO_GP, "loss.clip=0.01"],
+        [NO_GP, "loss.kind=lsgan"],
+        ["loss.penalty=r1", "loss.kind=hinge"],
+        ["networks.g_norm=none"],
+        ["networks.g_norm=none", "networks.g_weights=plain", SLOW],
+        ["networks.g_norm=none", "networks.g_weights=spectral", "networks.spectral_gain=2", SLOW],
+        ["networks.g_norm=none", "networks.g_weights=spectral", "networks.spectral_learned=true", SLOW],
+        [SPECTRAL, HINGE, NO_GP, "training.lr={base = 0.0001, 1024 = 0.001}", "growth.max_res=32"],
+        [SPECTRAL, HINGE, NO_GP, "training.lr=0.001", "training.d_lr_ratio=0.2"],
+    ],
+)
+def test_what_is_usual_is_not_doubted(texts):
+    assert doubts(load(None, texts)) == []
+
+
+def test_networks_that_do_not_grow_are_trained_at_their_one_resolution():
+    config = load(None, ["networks.family=dcgan", "growth.final_kimg=3"], {"growth.max_res": 64})
+    (phase,) = schedule_of(config).phases
+    assert (phase.resolution, phase.fading, phase.nimg) == (64, False, 3000)
+    assert not grows(config)
+    assert grows(Config())
+
+
+def test_d_has_a_rate_of_its_own():
+    point = schedule_of(load(None, ["training.d_lr_ratio=4", "training.lr={base = 0.1, 8 = 0.2}"])).at(600_001)
+    assert (point.resolution, point.lr_G, point.lr_D) == (8, 0.2, 0.8)
+    assert schedule_of(load(None, ["training.d_lr_ratio=0.5", "training.lr=0.1"])).at(0).lr_D == 0.05
+
+
+def test_rates_fall_only_where_that_is_asked_for():
+    texts = ["training.decay_from=0.5", "growth.max_res=4", "growth.final_kimg=10", "training.lr=0.2"]
+    assert schedule_of(load(None, texts)).at(9_000).lr_G == 0.2
+    falling = schedule_of(load(None, [*texts, "training.decay=linear"]))
+    assert [falling.at(n).lr_D for n in (0, 5_000, 7_500, 10_000)] == pytest.approx([0.2, 0.2, 0.1, 0])
+
+
+def test_each_network_gets_its_own_knobs_by_their_plain_names():
+    texts = ["g_weights=spectral", "d_norm=layer", "d_activation=relu", "d_fmap_max=128", "output=tanh"]
+    config = load(None, [f"networks.{text}" for text in texts])
+    of_G, of_D = generator_arguments(config), discriminator_arguments(config)
+    assert (of_G["weights"], of_G["norm"], of_G["activation"], of_G["fmap_max"]) == ("spectral", "pixel", "lrelu", 512)
+    assert (of_D["weights"], of_D["norm"], of_D["activation"], of_D["fmap_max"]) == ("equalized", "layer", "relu", 128)
+    assert "output" not in of_D
+    assert not {key for key in {*of_G, *of_D} if key.startswith(("g_", "spectral_iterate", "d_fmap"))}
+
+
+@pytest.mark.parametrize(
+    ("text", "coupled"),
+    [
+        ("g_norm=batch", True), ("d_norm=batch", True), ("minibatch_discrimination=5", True), ("d_norm=layer", False),
+        ("mbstd_group=4", False),
+    ],
+)  # fmt: skip
+def test_which_networks_see_a_batch_as_a_whole(text, coupled):
+    assert couples_images(load(None, [f"networks.{text}", "loss.penalty=none"])) == coupled

@@ -5,7 +5,17 @@ import torch
 import torch.nn.functional as F
 
 from progan import losses
-from progan.losses import drift, generator_loss, gradient_penalty, norm_scale, wasserstein
+from progan.losses import (
+    LOSSES,
+    adversarial,
+    drift,
+    generator_loss,
+    gradient_penalty,
+    norm_scale,
+    r1_penalty,
+    r1_weight,
+    wasserstein,
+)
 
 
 def _linear(norm: float, device: torch.device, shape: tuple[int, ...] = (3, 4, 4)):
@@ -70,6 +80,119 @@ def test_the_norm_runs_over_one_sample_not_over_the_batch(device):
 
     got = _penalty(D, _images(3, device), _images(3, device))
     assert torch.allclose(got, torch.tensor([0.0, 10.0, 40.0]).to(got), rtol=1e-12, atol=1e-12)
+
+
+SCORES = torch.tensor([-3.0, -1.0, -0.25, 0.0, 0.5, 1.0, 2.0], dtype=torch.float64)
+LOG = torch.log
+FORMS = {
+    "wgan": (lambda r, f: f - r, lambda f: -f),
+    "hinge": (lambda r, f: (1 - r) * (r < 1) + (1 + f) * (f > -1), lambda f: -f),
+    "logistic": (lambda r, f: LOG(1 + (-r).exp()) + LOG(1 + f.exp()), lambda f: LOG(1 + (-f).exp())),
+    "lsgan": (lambda r, f: r * r - 2 * r + 1 + f * f, lambda f: f * f - 2 * f + 1),
+    "bce": (
+        lambda r, f: -LOG(1 / (1 + (-r).exp())) - LOG(1 - 1 / (1 + (-f).exp())),
+        lambda f: -LOG(1 / (1 + (-f).exp())),
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", LOSSES)
+def test_the_losses_in_closed_form(kind, device):
+    real, fake = torch.cartesian_prod(SCORES, SCORES).to(device).unbind(1)
+    d, g = FORMS[kind]
+    for got, wanted in ((LOSSES[kind].d(real, fake), d(real, fake)), (LOSSES[kind].g(fake), g(fake))):
+        assert got.shape == (49,)
+        assert torch.allclose(got, wanted, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("kind", "d", "g"),
+    [("wgan", -2.5, 1.0), ("hinge", 0.0, 1.0), ("lsgan", 1.25, 4.0), ("logistic", 0.5146747, 1.3132617)],
+)
+def test_the_losses_of_a_pair_of_scores(kind, d, g):
+    """Of real 1.5 and fake -1. An average before the square would show in a batch, see below."""
+    real, fake = torch.tensor([1.5], dtype=torch.float64), torch.tensor([-1.0], dtype=torch.float64)
+    assert LOSSES[kind].d(real, fake).item() == pytest.approx(d, abs=1e-6)
+    assert LOSSES[kind].g(fake).item() == pytest.approx(g, abs=1e-6)
+
+
+@pytest.mark.parametrize("kind", LOSSES)
+def test_a_sample_has_its_loss_whatever_stands_beside_it(kind):
+    real, fake = torch.randn(2, 6, dtype=torch.float64)
+    alone = [LOSSES[kind].d(real[n : n + 1], fake[n : n + 1]) for n in range(6)]
+    assert torch.equal(LOSSES[kind].d(real, fake), torch.cat(alone))
+    assert torch.equal(LOSSES[kind].g(fake), torch.cat([LOSSES[kind].g(fake[n : n + 1]) for n in range(6)]))
+
+
+def test_logistic_is_the_cross_entropy_with_logits_and_bce_its_other_name():
+    real, fake = 5 * torch.randn(2, 9, dtype=torch.float64)
+    ones, entropy = torch.ones(9, dtype=torch.float64), F.binary_cross_entropy_with_logits
+    wanted = entropy(real, ones, reduction="none") + entropy(fake, 0 * ones, reduction="none")
+    assert torch.allclose(LOSSES["logistic"].d(real, fake), wanted, rtol=1e-12)
+    assert torch.allclose(LOSSES["logistic"].g(fake), entropy(fake, ones, reduction="none"), rtol=1e-12)
+    assert LOSSES["bce"] == LOSSES["logistic"]
+
+
+@pytest.mark.parametrize("kind", LOSSES)
+def test_losses_and_slopes_are_finite_far_from_zero(kind):
+    scores = torch.tensor([-1e4, 1e4], requires_grad=True)
+    total = LOSSES[kind].d(scores, scores.flip(0)) + LOSSES[kind].d(scores, scores) + LOSSES[kind].g(scores)
+    (slope,) = torch.autograd.grad(total.sum(), scores)
+    assert torch.isfinite(total).all()
+    assert torch.isfinite(slope).all()
+
+
+@pytest.mark.parametrize("kind", LOSSES)
+def test_g_is_pulled_up_where_d_is_sure_of_itself(kind):
+    """The slope at a fake that D recognises does not vanish: that is what non-saturating means."""
+    fake = torch.tensor([-20.0], dtype=torch.float64, requires_grad=True)
+    (slope,) = torch.autograd.grad(LOSSES[kind].g(fake).sum(), fake)
+    assert slope.item() <= -0.99
+
+
+def test_a_wrong_name_answers_with_the_list():
+    with pytest.raises(ValueError, match="`hing` is none of wgan, hinge, logistic, lsgan, bce"):
+        adversarial("hing")
+
+
+# --- r1 ---
+
+
+def _r1(D, reals, gamma=10.0, scale=1.0):
+    reals = reals.detach().requires_grad_()
+    return r1_penalty(D(reals), reals, gamma, scale)
+
+
+@pytest.mark.parametrize(
+    ("norm", "gamma", "scale", "wanted"), [(3, 10, 1, 45), (1, 2, 1, 1), (3, 10, 0.5, 11.25), (0, 10, 1, 0)]
+)
+def test_r1_of_a_linear_critic(norm, gamma, scale, wanted, device):
+    got = _r1(_linear(norm, device), _images(5, device), gamma, scale)
+    assert got.shape == (5,)
+    assert torch.allclose(got, torch.full_like(got, wanted), rtol=1e-12, atol=1e-12)
+
+
+def test_r1_is_taken_at_the_reals_of_each_sample(device):
+    """Of D = |x|^2 / 2 the gradient is x."""
+    reals = _images(5, device)
+    got = _r1(lambda x: x.flatten(1).square().sum(1) / 2, reals, gamma=3)
+    assert torch.allclose(got, 1.5 * reals.flatten(1).square().sum(1), rtol=1e-12)
+
+
+def test_the_derivative_of_r1_is_right(device):
+    """d/dw gamma / 2 |w|^2 = gamma w, and that of a critic that is not linear, by differences."""
+    w = torch.randn(48, dtype=torch.float64, device=device, requires_grad=True)
+    _r1(lambda x: x.flatten(1) @ w, _images(4, device), gamma=7).mean().backward()
+    assert torch.allclose(w.grad, 7 * w.detach(), rtol=1e-12)
+    v, reals = 0.3 * torch.randn(48, 5, dtype=torch.float64, device=device), _images(2, device)
+    assert torch.autograd.gradcheck(lambda v: _r1(lambda x: _mlp(x, v), reals), (v.requires_grad_(),), atol=1e-6)
+
+
+@pytest.mark.parametrize("interval", [1, 4, 16])
+def test_a_lazy_penalty_weighs_as_much_on_average(interval):
+    weights = [r1_weight(10.0, interval, step) for step in range(64)]
+    assert sum(weights) / 64 == 10.0
+    assert [step for step, weight in enumerate(weights) if weight] == list(range(0, 64, interval))
 
 
 # --- where ---

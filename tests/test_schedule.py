@@ -238,3 +238,32 @@ def test_a_phase_knows_its_length_and_weight():
     phase = Phase(1, 1, 8, True, 1000, 3000, 4, 0.1, 0.1, 700)
     assert (phase.nimg, phase.ticks) == (2000, 3)
     assert [phase.alpha(n) for n in (1000, 1500, 3000, 4000)] == [0.0, 0.25, 1.0, 1.0]
+
+
+# --- rates that fall ---
+
+LENGTHS = {"max_res": 8, "stable_kimg": 1, "fade_kimg": 2, "final_kimg": 7}
+FALLING = LENGTHS | {"lr_G": {"base": 0.2, "8": 0.4}, "lr_D": 0.8}
+
+
+@pytest.mark.parametrize(
+    ("start", "nimg", "share"),
+    [
+        (None, 0, 1), (None, 9_999, 1), (0.0, 0, 1), (0.0, 2_500, 0.75), (0.0, 9_000, 0.1), (0.0, 10_000, 0),
+        (0.0, 12_000, 0), (0.5, 0, 1), (0.5, 5_000, 1), (0.5, 7_500, 0.5), (0.5, 9_500, 0.1), (0.5, 99_999, 0),
+    ],
+)  # fmt: skip
+def test_both_rates_fall_in_a_straight_line_to_nothing(start, nimg, share):
+    schedule = Schedule(**FALLING, decay_from=start)
+    point, level = schedule.at(nimg), Schedule(**FALLING).at(nimg)
+    assert schedule.total_nimg == 10_000
+    assert math.isclose(schedule.decay(nimg), share, abs_tol=1e-12)
+    assert math.isclose(point.lr_G, level.lr_G * share, abs_tol=1e-12)
+    assert math.isclose(point.lr_D, level.lr_D * share, abs_tol=1e-12)
+    assert level.lr_G == (0.2 if nimg <= 1_000 else 0.4)
+
+
+@pytest.mark.parametrize("start", [-0.1, 1.0, 2.0, math.nan])
+def test_rates_cannot_fall_from_outside_the_schedule(start):
+    with pytest.raises(ValueError, match="rates cannot fall from"):
+        Schedule(decay_from=start)

@@ -40,12 +40,13 @@ def command(
     from progan.console import Console
     from progan.data.cache import cache_folder
     from progan.devices import pick_device
-    from progan.training import bench
-    from progan.training.engine import open_engine
+    from progan.training import bench, plan
+    from progan.training.engine import is_standard, open_engine
 
     config = config_module.load(preset, overrides, {} if max_res is None else {"growth.max_res": max_res})
     where, console, knobs = pick_device(device), Console(io.StringIO() if as_json else None), config.training
-    engine = open_engine(knobs.engine, knobs.precision, where, console.line, cache_folder() / "compiled")
+    standard = is_standard(*plan.on_meta(config), plan.critic_loss(config, 0))
+    engine = open_engine(knobs.engine, knobs.precision, where, console.line, cache_folder() / "compiled", standard)
     rows = bench.bench(config, where, engine, budget_sec, console.live)
     if engine.name in ("compiled", "graphs") and budget_sec < bench.COMPILING_SEC:
         console.line(

@@ -13,7 +13,7 @@ from progan.commands.types import Number
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from progan.exchange.snapshots import Snapshot
+    from progan.exchange.snapshots import Plain, Snapshot
     from progan.nn.inference import Compact
 
 MOST_SEEDS = 100_000
@@ -46,11 +46,14 @@ def parse_grid(text: str) -> tuple[int, int]:
 def stage_and_alpha(snapshot: Snapshot, resolution: int | None) -> tuple[int, float]:
     """The stage of a resolution and its alpha: the snapshot's own at its own resolution (None), 1 below. UserError for
     what is no resolution, or not grown yet."""
+    from progan.config import grows
     from progan.errors import UserError
 
     if resolution is None or resolution == snapshot.resolution:
         return snapshot.stage, snapshot.alpha
     grown = [4 << stage for stage in range(snapshot.stage + 1)]
+    if not grows(snapshot.config):
+        raise UserError(f"--res {resolution}: {snapshot.path} does not grow; it shows {snapshot.resolution} pixels.")
     if resolution not in grown:
         raise UserError(f"--res {resolution}: {snapshot.path} can show {', '.join(map(str, grown))} pixels.")
     return grown.index(resolution), 1.0
@@ -110,8 +113,7 @@ def command(
     does not depend on the other seeds. Nothing is replaced: where a file of the same name differs, the command stops.
     """
     from progan.devices import pick_device
-    from progan.exchange.snapshots import find_snapshot, load_snapshot
-    from progan.nn.inference import Compact
+    from progan.exchange.snapshots import find_snapshot, load_snapshot, painter
 
     if grid and grid[0] * grid[1] != len(seeds):
         raise click.UsageError(
@@ -119,7 +121,7 @@ def command(
         )
     snapshot = load_snapshot(find_snapshot(run), pick_device(device))
     stage, alpha = stage_and_alpha(snapshot, resolution)
-    G, pictures = Compact(snapshot.G, stage), []
+    G, pictures = painter(snapshot.G, stage), []
     for seed in seeds:
         picture = render(G, seed, alpha, psi)
         write_picture(out / f"seed{seed:04}.png", picture, {"seed": str(seed), "psi": f"{psi:g}"})
@@ -129,7 +131,7 @@ def command(
     click.echo(f"{out}: {len(seeds)} pictures{' and a sheet' if grid else ''}, {4 << stage}x{4 << stage} pixels")
 
 
-def render(G: Compact, seed: int, alpha: float, psi: float) -> Tensor:
+def render(G: Compact | Plain, seed: int, alpha: float, psi: float) -> Tensor:
     """The picture of a seed at G's top stage, alone in its forward pass: its pixels are the same whatever is rendered
     beside it. -> uint8 [C, R, R] on the CPU."""
     from progan.images import to_pixels

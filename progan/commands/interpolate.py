@@ -130,8 +130,7 @@ def render(
 ) -> int:
     """Load the snapshot, walk, write; `plan` holds WalkPlan's fields but for latent_size. Returns a cell's pixels."""
     from progan.devices import pick_device
-    from progan.exchange.snapshots import find_snapshot, load_snapshot
-    from progan.nn.inference import Compact
+    from progan.exchange.snapshots import find_snapshot, load_snapshot, painter
     from progan.render.animation import check_target, write_animation
     from progan.render.walk import walk_frames
 
@@ -142,7 +141,7 @@ def render(
     scale = scale or -(-LEAST_CELL // (4 << stage))
     path = build_walk(walk, plan | {"latent_size": snapshot.G.latent_size})
     frames = walk_frames(
-        Compact(snapshot.G, stage), path, stage=stage, alpha=alpha, psi=psi, columns=columns, scale=scale, device=chosen
+        painter(snapshot.G, stage), path, stage=stage, alpha=alpha, psi=psi, columns=columns, scale=scale, device=chosen
     )
     write_animation(out, with_progress(frames, path.frames), plan["fps"], plan["loop"])
     return scale * (4 << stage)

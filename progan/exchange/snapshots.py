@@ -9,16 +9,20 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import safetensors
 import safetensors.torch
 import torch
+from torch import Tensor
 
 from progan import config as config_module
 from progan.config import Config
 from progan.errors import UserError
 from progan.files import atomic
-from progan.nn.progressive import Generator
+from progan.nn import progressive
+from progan.nn.families import Generator, make_generator
+from progan.nn.inference import Compact
 from progan.training.state import load_strictly
 from progan.version import __version__
 
@@ -45,8 +49,8 @@ class Snapshot:
 
 def save_snapshot(path: Path, G_ema: Generator, config: Config, stage: int, alpha: float, cur_nimg: int) -> None:
     """Write the layers of G_ema up to a stage. Raises UserError where the disk refuses."""
-    names = tuple(f"{kind}.{4 << s}x{4 << s}." for s in range(stage + 1) for kind in ("blocks", "rgb"))
-    tensors = {k: v.detach().cpu().contiguous() for k, v in G_ema.state_dict().items() if k.startswith(names)}
+    above = tuple(f"{kind}.{r}x{r}." for r in G_ema.resolutions[stage + 1 :] for kind in ("blocks", "rgb"))
+    tensors = {k: v.detach().cpu().contiguous() for k, v in G_ema.state_dict().items() if not k.startswith(above)}
     metadata = {
         "format": FORMAT,
         "progan": __version__,
@@ -70,10 +74,34 @@ def load_snapshot(path: Path, device: torch.device | str = "cpu") -> Snapshot:
     if metadata.get("format") != FORMAT:
         raise UserError(f"{path} is a safetensors file, but no generator of progan.")
     config, stage = config_module.parse(metadata["config"], str(path)), int(metadata["stage"])
-    G = Generator(**config_module.generator_arguments(config) | {"max_res": 4 << stage})
+    G = make_generator(**_arguments(config, stage))
     load_strictly(G, tensors, f"the generator in {path}")
     G = G.to(device).eval().requires_grad_(False)
     return Snapshot(G, stage, float(metadata["alpha"]), int(metadata["cur_nimg"]), config, path)
+
+
+def _arguments(config: Config, stage: int) -> dict[str, Any]:
+    """What makes a generator that ends at a stage: attention beyond it is not there."""
+    arguments = config_module.generator_arguments(config) | {"max_res": 4 << stage}
+    return arguments | {"attention": arguments["attention"] if arguments["attention"] <= 4 << stage else 0}
+
+
+class Plain:
+    """A generator up to a stage, called as `Compact` is."""
+
+    def __init__(self, G: Generator, stage: int) -> None:
+        self.G, self.stage, self.latent_size = G, stage, G.latent_size
+        self.device = next(G.parameters()).device
+
+    @torch.inference_mode()
+    def __call__(self, z: Tensor, stage: int | None = None, alpha: float | Tensor = 1.0, psi: float = 1.0) -> Tensor:
+        """z: [N, latent_size] -> images [N, channels, R, R]."""
+        return self.G(z, self.stage if stage is None else stage, alpha, psi)  # type: ignore[no-any-return]
+
+
+def painter(G: Generator, stage: int) -> Compact | Plain:
+    """What draws a generator's pictures up to a stage: `Compact` where that knows the network, else itself."""
+    return Compact(G, stage) if isinstance(G, progressive.Generator) and G.standard else Plain(G, stage)
 
 
 def load_generator(run_or_file: str | Path, device: torch.device | str = "cpu") -> Generator:

@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from progan import seeds
 from progan.console import Console, Meter
 from progan.data.cache import open_data, torchvision_root
@@ -15,10 +17,9 @@ from progan.data.order import Order, order_of
 from progan.data.pyramid import Pyramid
 from progan.data.sources import is_faces, open_source
 from progan.errors import UserError
-from progan.exchange.snapshots import Snapshot
+from progan.exchange.snapshots import Snapshot, painter
 from progan.metrics.sets import Fakes, Files, First, Kept, Pictures, Reals, Watched, content_of, files_of, real_sets
-from progan.nn.inference import Compact
-from progan.nn.progressive import Generator
+from progan.nn.families import Generator
 
 OFFICIAL = 16384  # pictures
 
@@ -34,6 +35,9 @@ class Case:
     ground: Mapping[str, Any]  # what the reals are: the part of the protocol that floors depend on
     subject: Mapping[str, Any]  # what the fakes are
     training: Pictures  # all reals that a generator may know by heart
+    generator: Generator | None = None  # in eval mode, with its place, where gradients through it are wanted
+    place: tuple[int, float] = (0, 1.0)  # stage, alpha
+    unseen: Pictures | None = None  # reals that no training has shown it
 
     @property
     def resolution(self) -> int:
@@ -104,13 +108,21 @@ def case_of(
         raise UserError(f"the data reaches {ground.data.top}x{ground.data.top} only, the generator {resolution}.")
     count = min(images, ground.order.count)
     reals, others = real_sets(ground.data, ground.order.chosen, count, resolution, ground.mirrored, seed)
-    drawn = Fakes(Compact(G, stage), images, alpha, psi, seed)
+    drawn = Fakes(painter(G, stage), images, alpha, psi, seed)
     extent = (channels, resolution, resolution)
     fakes = Kept(drawn, images, extent, Meter(console, "fakes drawn"))
     training = Reals(ground.data, ground.order.chosen, None, resolution)
     about = {**ground.about, "resolution": resolution}
     subject = {"weights": "ema", "psi": psi, "alpha": alpha}
-    return Case(reals, fakes, others, (count, images), about, subject, training).watched(console)
+    case = Case(reals, fakes, others, (count, images), about, subject, training, G, (stage, alpha))
+    return replace(case, unseen=unseen(ground, resolution)).watched(console)
+
+
+def unseen(ground: Ground, resolution: int) -> Reals | None:
+    """The pictures of the data that are not in use; None where all are."""
+    spared = torch.ones(ground.data.count, dtype=torch.bool)
+    spared[ground.order.chosen] = False
+    return Reals(ground.data, spared.nonzero()[:, 0], None, resolution) if spared.any() else None
 
 
 def folders_case(fakes: str, reals: str, images: int | None, seed: int, scratch: Path, console: Console) -> Case:

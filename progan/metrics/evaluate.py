@@ -10,8 +10,8 @@ import contextlib
 import functools
 import json
 import time
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ from progan.metrics.features import (
 from progan.metrics.ms_ssim import ms_ssim_of_pairs
 from progan.metrics.neighbours import memorisation
 from progan.metrics.probe import FEWEST, LOWEST, factor_report, open_probe
+from progan.metrics.reconstruction import Search, reconstruction_error
 from progan.metrics.results import Result, floor_name
 from progan.metrics.sets import First, Pictures, picked
 from progan.metrics.spectrum import spectrum_distance
@@ -45,6 +46,10 @@ from progan.metrics.swd import Draws, Projected, distance, project
 
 VERSION = 1  # of what is kept in the cache
 NEIGHBOURS = 1024  # fakes whose nearest neighbours are looked for
+RECONSTRUCTED = 200  # reals that are looked for in the generator
+SEARCH = Search(steps=200, restarts=2, lr=0.1, fall=0.05, start="normal")
+"""Not the authors' (50 steps at 0.01 from zeros): from N(0, I), as normalised latents need it, those end far from the
+best. The same for all networks."""
 SHOWN = 16  # of them: the closest
 
 Values = dict[str, float]
@@ -118,8 +123,22 @@ def measure_faces(case: Case, tools: Tools) -> Values:
     """Factors of the built-in portraits, read by a probe."""
     if not case.ground["faces"]:
         raise UserError("faces: the probe knows the built-in portraits alone, and the data is not `faces`.")
+    if min(case.counts) < FEWEST:  # said before a probe is trained
+        raise UserError(f"faces: it takes {FEWEST} fakes and reals or more, not {min(case.counts)}; raise --images.")
     probe = open_probe(case.resolution, tools.console.line, Meter(tools.console, "units of work"))
     return factor_report(probe, case.fakes)
+
+
+def measure_reconstruction(case: Case, tools: Tools) -> Values:
+    """How near G comes to pictures that it has not learnt, where there are some, else to some that it has."""
+    if case.generator is None:
+        raise UserError("reconstruction: it takes a generator, not pictures.")
+    G = case.generator.eval()
+    stage, alpha = case.place
+    pictures = First(case.unseen or case.reals, RECONSTRUCTED)
+    draw = functools.partial(G, stage=stage, alpha=alpha)
+    search = replace(SEARCH, seed=tools.seed)
+    return reconstruction_error(draw, pictures, G.latent_size, search, normalised=G.latent_norm, device=tools.device)
 
 
 def measure_features(name: str, case: Case, tools: Tools) -> Values:
@@ -162,6 +181,12 @@ METRICS = {
     "spectrum": Metric("distance of radial power spectra, in dB", lambda c, t: spectrum_distance(c.reals, c.fakes)),
     "diversity": Metric("colours, and differences between pictures", lambda c, t: diversity(c.reals, c.fakes)),
     "neighbours": Metric("distance to the nearest training picture, and copies of some", measure_neighbours, False),
+    "reconstruction": Metric(
+        "how near the best latent comes to real pictures: mean squared error, values in 0..1",
+        measure_reconstruction,
+        False,
+        lambda tools: {"pictures": RECONSTRUCTED, "search": asdict(replace(SEARCH, seed=tools.seed))},
+    ),
     "faces": Metric("factors of the built-in portraits: modes covered, marginals, confidence", measure_faces),
     "fid": network("fid", "Frechet distance of Inception features"),
     "kid": network("kid", "kernel distance of Inception features"),
@@ -218,7 +243,8 @@ def floors(name: str, case: Case, tools: Tools) -> Values:
     with contextlib.suppress(ValueError, OSError):
         known: Values = json.loads(path.read_text(encoding="utf-8"))
         return known
-    values = {floor_name(name, key): value for key, value in METRICS[name].measure(case, tools).items()}
+    found = METRICS[name].measure(case, tools)
+    values = {floor_name(name, key): value for key, value in found.items() if not key.endswith(("_reals", "_total"))}
     with contextlib.suppress(UserError):
         write_text(path, json.dumps(values))
     return values
@@ -240,15 +266,11 @@ class About:
     snapshot: str | None = None
 
 
-def results(
-    names: Sequence[str], case: Case, tools: Tools, known: Mapping[str, Result], about: About
-) -> Iterator[tuple[Result, bool]]:
-    """Each metric's result, and whether it is new: not among those known."""
-    for name in names:
-        blank = Result(about.nimg, name, {}, protocol_of(name, case, tools), 0.0, about.file, about.snapshot)
-        if blank.key in known:
-            yield known[blank.key], False
-            continue
-        start = time.perf_counter()
-        values = measure(name, case, tools)
-        yield replace(blank, values=values, sec=round(time.perf_counter() - start, 3)), True
+def result_of(name: str, case: Case, tools: Tools, known: Mapping[str, Result], about: About) -> tuple[Result, bool]:
+    """A metric's result, and whether it is new: not among those known. Raises UserError as `measure` does."""
+    blank = Result(about.nimg, name, {}, protocol_of(name, case, tools), 0.0, about.file, about.snapshot)
+    if blank.key in known:
+        return known[blank.key], False
+    start = time.perf_counter()
+    values = measure(name, case, tools)
+    return replace(blank, values=values, sec=round(time.perf_counter() - start, 3)), True

@@ -18,7 +18,7 @@ from progan.exchange.snapshots import Snapshot, find_snapshot, load_snapshot, sn
 from progan.files import atomic
 from progan.images import enlarge, grid, png
 from progan.metrics.cases import Case, case_of, folders_case, ground_of
-from progan.metrics.evaluate import About, Tools, results, usual
+from progan.metrics.evaluate import About, Tools, result_of, usual
 from progan.metrics.results import FILE, Result, add_result, board_tag, lines, read_results
 
 
@@ -67,7 +67,14 @@ def of_run(
         case = snapshot_case(snapshot, data, images, psi, tools)
         about = About(snapshot.cur_nimg, snapshot.path.name, content)
         tools.console.line(f"{snapshot.path}: {snapshot.cur_nimg / 1000:g} kimg, {outline(case)}")
-        for result, new in results(names or usual(case), case, tools, board.known, about):
+        for name in names or usual(case):
+            try:
+                result, new = result_of(name, case, tools, board.known, about)
+            except UserError as error:
+                if not every:
+                    raise
+                tools.console.line(f"Not measured: {error}")  # a probe cannot read 4x4, and later ones are to come
+                continue
             if new:
                 board.add(result, tools.sheets.pop(result.metric, None))
             show(result, new, tools.console)
@@ -81,7 +88,8 @@ def of_folders(fakes: str, reals: str, names: list[str] | None, images: int | No
     with tempfile.TemporaryDirectory(prefix="progan-") as scratch:
         case = folders_case(fakes, reals, images, tools.seed, Path(scratch), tools.console)
         tools.console.line(f"{fakes} against {reals}: {outline(case)}")
-        for result, new in results(names or usual(case), case, tools, {}, About()):
+        for name in names or usual(case):
+            result, new = result_of(name, case, tools, {}, About())
             show(result, new, tools.console)
             yield result
 
@@ -95,7 +103,7 @@ def snapshot_case(snapshot: Snapshot, data: str | None, images: int | None, psi:
 
 def run_of(snapshot: Path) -> Path | None:
     """The run's directory that a snapshot lies in, if it does."""
-    folder = snapshot.resolve().parent.parent
+    folder = snapshot.parent.parent
     return folder if snapshot.parent.name == "snapshots" and (folder / "config.toml").is_file() else None
 
 

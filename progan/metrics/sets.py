@@ -10,7 +10,7 @@ import tempfile
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import IO
+from typing import IO, Protocol
 
 import torch
 from torch import Tensor
@@ -22,10 +22,20 @@ from progan.data.source import Progress, Raw, Source
 from progan.errors import UserError
 from progan.images import mirror, to_pixels
 from progan.latents import sample_latents
-from progan.nn.inference import Compact
 
 Pictures = Iterable[Tensor]
 """Batches uint8 [n, C, R, R]."""
+
+
+class Painter(Protocol):
+    """A generator up to a stage, as `exchange.snapshots.painter` makes it of one."""
+
+    latent_size: int
+    device: torch.device
+
+    def __call__(self, z: Tensor, *, alpha: float = 1.0, psi: float = 1.0) -> Tensor:
+        """z: [N, latent_size] -> images [N, C, R, R]."""
+
 
 BATCH = 64  # pictures; also the block that a draw of random numbers serves
 IN_MEMORY = 256 << 20  # bytes of a set that are kept in memory; beyond, in a temporary file
@@ -35,7 +45,7 @@ IN_MEMORY = 256 << 20  # bytes of a set that are kept in memory; beyond, in a te
 class Fakes:
     """A generator's pictures of `count` latents. Picture n is the same in a larger set: latents are drawn in blocks."""
 
-    G: Compact
+    G: Painter
     count: int
     alpha: float = 1.0
     psi: float = 1.0

@@ -16,7 +16,7 @@ import psutil
 import torch
 from torch import Tensor
 
-from progan.config import Config, schedule_of
+from progan.config import Config, couples_images, grows, schedule_of
 from progan.console import duration
 from progan.devices import describe, keep_freed_memory, usable_bytes
 from progan.errors import RunFailed
@@ -94,7 +94,8 @@ class Ground:
         self.meta = plan.on_meta(config)
         self.image_bytes = cache(partial(plan.image_bytes, config, *self.meta))  # by stage
         self.micro = plan.micro_batches(config, usable_bytes(device))
-        self.pace = pace_of(*self.meta, self.d_repeats)
+        self.first = 0 if grows(config) else schedule_of(config).phases[0].stage
+        self.pace = pace_of(*self.meta, self.d_repeats, range(self.first, len(self.meta[0].resolutions)))
         self.warm_up_sec = 0.0  # of the newest measurement
         self.state = plan.first_state(config, device)
 
@@ -106,14 +107,16 @@ class Ground:
     # ---- time
 
     def probe(self) -> None:
-        """A first idea of the pace: some groups at 4x4, wherever the schedule starts, since nothing is cheaper."""
+        """A first idea of the pace: some groups at 4x4, wherever the schedule starts, since nothing is cheaper; or at
+        the one resolution that the networks have.
+        """
         first = schedule_of(self.config).phases[0]
         group = plan.mbstd_group(self.config, first)
         images = min(4 * group, first.batch)
-        found = self._measure(Trial(0, False, images, group, images), 0.0)
+        found = self._measure(self._trial(self.first, False, images, group, images), 0.0)
         if found is None:
             raise RunFailed(plan.TOO_LARGE)
-        self.pace.measured(0, self._batch_sec(found, first.batch) / (first.batch * self.d_repeats))
+        self.pace.measured(self.first, self._batch_sec(found, first.batch) / (first.batch * self.d_repeats))
 
     def measure_stage(self, phases: list[Phase], share_sec: float, left_sec: float) -> Measured | None:
         """Measure the last phase of a stage in about share_sec, and its fade where some of that remains; None where
@@ -143,13 +146,18 @@ class Ground:
         surely end within left_sec. None where there is none, or where memory does not hold it.
         """
         group, micro = plan.mbstd_group(self.config, phase), self.micro[phase.index]
-        parts = [Trial(phase.stage, phase.fading, n, group, min(n, micro)) for n in halvings(phase.batch, group)]
+        counts = halvings(phase.batch, group)
+        parts = [self._trial(phase.stage, phase.fading, n, group, min(n, micro)) for n in counts]
         parts = [part for part in parts if self.reckoned_bytes(part.stage, part.micro_batch) <= room(self.device)]
         for part in parts:
             if 2 * self._expected_sec(part) + self.warm_up_sec <= share_sec:
                 return part
         sure = [part for part in parts[-1:] if 1.5 * self._expected_sec(part) + self.warm_up_sec <= left_sec]
         return sure[0] if sure else None
+
+    def _trial(self, stage: int, fading: bool, images: int, group: int, micro: int) -> Trial:
+        loss, whole = plan.critic_loss(self.config, stage), couples_images(self.config)
+        return Trial(stage, fading, images, group, micro, loss, whole)
 
     def _measure(self, trial: Trial, share_sec: float, expected_sec: float = 0.0) -> Measured | None:
         found = measure(self.state, trial, self.engine, self.d_repeats, share_sec, expected_sec)

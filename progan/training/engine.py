@@ -6,7 +6,8 @@ compiled   the same, compiled whole by torch.compile
 graphs     the same, compiled where that is possible, and replayed as CUDA graphs
 
 `auto` is eager on a CPU and on CUDA, readable elsewhere. (On CUDA it will be graphs once that has been run: see
-docs/gpu-todo.md.)
+docs/gpu-todo.md.) Derivatives are written out for ProGAN's own networks and loss (`is_standard`); any others have the
+readable engine alone.
 """
 
 from __future__ import annotations
@@ -24,11 +25,11 @@ import torch
 from torch import Tensor
 
 from progan.errors import UserError
+from progan.nn.families import Discriminator, Generator
 from progan.nn.maps import Kernels
-from progan.nn.progressive import Discriminator, Generator
 from progan.training import explicit, steps
 from progan.training.explicit import Gradients
-from progan.training.steps import DGradients, GGradients, Part, Stats, Where
+from progan.training.steps import CriticLoss, DGradients, GGradients, Part, Stats, Where
 
 KERNELS = {
     "float32": Kernels(),
@@ -61,46 +62,76 @@ class Engine:
     kernels: Kernels = explicit.PLAIN
 
 
-def open_engine(wanted: str, precision: str, device: torch.device, say: Say, cache: Path) -> Engine:
-    """The engine of a name for a device. cache: folder where compiled code is kept from run to run.
+def is_standard(G: Generator, D: Discriminator, loss: CriticLoss) -> bool:
+    """Whether `explicit` has the derivatives of these networks and of this loss."""
+    return G.standard and D.standard and loss.kind == "wgan" and loss.penalty == "wgan-gp"
+
+
+def open_engine(
+    wanted: str, precision: str, device: torch.device, say: Say, cache: Path, standard: bool = True
+) -> Engine:
+    """The engine of a name for a device. cache: folder where compiled code is kept from run to run. standard: of the
+    networks and the loss, `is_standard`.
 
     Raises UserError where the device or the engine has no such thing. What cannot be compiled is said once and done
     eagerly.
     """
-    name = choose(wanted, precision, device)
+    name = choose(wanted, precision, device, standard)
     if device.type == "cuda":
         torch.set_float32_matmul_precision("highest" if precision == "float32" else "high")
         torch.backends.cudnn.allow_tf32 = precision != "float32"
     if name == "readable":
         return Engine(name)
     clock, kernels = Clock(), KERNELS[precision]
-    d_terms: Terms = partial(explicit.d_terms, kernels=kernels)
-    g_terms: Terms = partial(explicit.g_terms, kernels=kernels)
+    d_terms, g_terms = written_out(kernels)
     if name != "eager":
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache))
         d_terms, g_terms = Compiled("D", d_terms, say, clock), Compiled("G", g_terms, say, clock)
     if name == "graphs":
         d_terms, g_terms = Replayed(d_terms), Replayed(g_terms)
-    return Engine(name, adding(d_terms), adding(g_terms), clock, kernels)
+    return Engine(name, adding(d_terms), adding(without_loss(g_terms)), clock, kernels)
 
 
-def choose(wanted: str, precision: str, device: torch.device) -> str:
+def choose(wanted: str, precision: str, device: torch.device, standard: bool = True) -> str:
     """The engine that a name means on a device. Raises UserError for what cannot be."""
+    if not standard and wanted not in ("auto", "readable"):
+        raise UserError(
+            f"training.engine {wanted} has the derivatives of ProGAN's own networks with the penalty wgan-gp only, and "
+            "other techniques are asked for; take auto or readable."
+        )
     if wanted == "graphs" and device.type != "cuda":
         raise UserError(f"training.engine graphs needs CUDA, and this is {device.type}; auto takes the best there is.")
-    name = wanted if wanted != "auto" else "eager" if device.type in ("cpu", "cuda") else "readable"
+    best = "eager" if standard and device.type in ("cpu", "cuda") else "readable"
+    name = best if wanted == "auto" else wanted
     if name == "readable" and precision == "bfloat16":
-        raise UserError("training.engine readable computes in float32; for precision bfloat16 take eager or compiled.")
+        raise UserError(WIDE if standard else WIDE_ONLY)
     return name
+
+
+WIDE = "training.engine readable computes in float32; for precision bfloat16 take eager or compiled."
+WIDE_ONLY = "Other techniques than ProGAN's own compute in float32; set training.precision tf32 or float32."
 
 
 def uncompiled(engine: Engine) -> Engine:
     """What computes the same at once, with nothing to compile or capture first: for a trial."""
     if engine.name == "readable":
         return engine
-    d_terms = partial(explicit.d_terms, kernels=engine.kernels)
-    g_terms = partial(explicit.g_terms, kernels=engine.kernels)
-    return Engine("eager", adding(d_terms), adding(g_terms), kernels=engine.kernels)
+    d_terms, g_terms = written_out(engine.kernels)
+    return Engine("eager", adding(d_terms), adding(without_loss(g_terms)), kernels=engine.kernels)
+
+
+def written_out(kernels: Kernels) -> tuple[Terms, Terms]:
+    """The terms of D and of G by `explicit`."""
+    return partial(explicit.d_terms, kernels=kernels), partial(explicit.g_terms, kernels=kernels)
+
+
+def without_loss(terms: Terms) -> Terms:
+    """G's terms, called as those of a loss with knobs: the only one that is written out has none for G."""
+
+    def of_scores(G: Generator, D: Discriminator, latents: Tensor, where: Where, _: CriticLoss | None = None) -> Any:
+        return terms(G, D, latents, where)
+
+    return of_scores
 
 
 def adding(terms: Terms) -> Callable[..., Stats]:

@@ -7,7 +7,7 @@ import contextlib
 import math
 import signal
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from types import FrameType
@@ -28,9 +28,9 @@ from progan.devices import describe, keep_freed_memory, usable_bytes
 from progan.errors import RunFailed
 from progan.images import dequantise, fade_reals, mirror, to_images
 from progan.latents import sample_latents
-from progan.schedule import Schedule, SchedulePoint, stage_of
+from progan.schedule import Schedule, SchedulePoint
 from progan.training import checkpoint, plan, rundir
-from progan.training.engine import Engine, open_engine, uncompiled
+from progan.training.engine import Engine, is_standard, open_engine, uncompiled
 from progan.training.measure import Trial, measure
 from progan.training.pace import Pace, pace_of
 from progan.training.runlog import RunLog
@@ -42,6 +42,7 @@ from progan.training.steps import (
     Stats,
     Where,
     average_beta,
+    clip_weights,
     d_step,
     g_step,
     split,
@@ -114,7 +115,7 @@ def train(config: Config, folder: Path, device: torch.device, stop_kimg: float |
 def _train(job: Job, state: TrainState, folder: Path, log: RunLog, end_nimg: int) -> int:
     """What `train` does once the run is ours: first pictures, trial step, loop, last words."""
     announce(job, state, folder, log)
-    pace = pace_of(state.G, state.D, job.config.training.d_repeats)
+    pace = pace_of(state.G, state.D, job.config.training.d_repeats, {phase.stage for phase in job.schedule.phases})
     ticks = Ticks(folder, job.config, log, state, job.data, job.order, pace, end_nimg, job.engine.clock, job.scoring)
     with Stop() as stop:
         ticks.first_pictures()
@@ -134,7 +135,7 @@ def run(job: Job, state: TrainState, ticks: Ticks, stop: Stop, end_nimg: int) ->
         while state.cur_nimg < end_nimg and not stop.signal:
             point, start = job.schedule.at(state.cur_nimg), state.cur_nimg
             stats, data_wait_sec = iteration(job, state, point, loader.take)
-            if job.schedule.at(state.cur_nimg).phase != point.phase:
+            if job.config.training.reset_optimizers and job.schedule.at(state.cur_nimg).phase != point.phase:
                 state.reset_optimizers()
             ticks.iteration_done(point, stats, state.cur_nimg - start, data_wait_sec)
 
@@ -151,13 +152,15 @@ def iteration(job: Job, state: TrainState, point: SchedulePoint, take: Take | No
         inputs = take(Step(state.cur_nimg, point.batch, point.resolution))
         waited += time.perf_counter() - start
         parts = d_parts(job, inputs, point, where)
-        loss, d_gradients = critic_loss(job, point), job.engine.d_gradients
-        stats = d_step(state.G, state.D, state.opt_D, parts, where, loss, d_gradients)
+        loss = critic_loss(job, point, state.cur_nimg)
+        stats = d_step(state.G, state.D, state.opt_D, parts, where, loss, job.engine.d_gradients)
+        if job.config.loss.clip:
+            clip_weights(state.D, job.config.loss.clip)
         beta = average_beta(training.ema_beta, training.ema_kimg, point.batch)
         update_average(state.G_ema, state.G, beta, point.stage)
         state.cur_nimg += point.batch
     latents = g_parts(job, state.cur_nimg, point, where)
-    stats |= g_step(state.G, state.D, state.opt_G, latents, where, job.engine.g_gradients)
+    stats |= g_step(state.G, state.D, state.opt_G, latents, where, job.engine.g_gradients, critic_loss(job, point))
     return stats, waited
 
 
@@ -168,11 +171,14 @@ def where_of(job: Job, point: SchedulePoint) -> Where:
     return Where(point.stage, alpha, point.batch, group)
 
 
-def critic_loss(job: Job, point: SchedulePoint) -> CriticLoss:
-    """D's loss at a point of the schedule."""
-    knobs, top = job.config.loss, stage_of(job.config.growth.max_res)
-    scale = losses.norm_scale(knobs.gp_norm, top - point.stage)
-    return CriticLoss(knobs.wgan_lambda, knobs.wgan_target, knobs.wgan_epsilon, scale)
+def critic_loss(job: Job, point: SchedulePoint, cur_nimg: int = 0) -> CriticLoss:
+    """The losses at a point of the schedule. Within a phase the images shown count D's steps, and so say whether a lazy
+    penalty is due.
+    """
+    loss, interval = plan.critic_loss(job.config, point.stage), job.config.loss.r1_interval
+    if loss.penalty != "r1":
+        return loss
+    return replace(loss, gamma=losses.r1_weight(loss.gamma, interval, cur_nimg // point.batch))
 
 
 def d_parts(job: Job, inputs: Inputs, point: SchedulePoint, where: Where) -> list[Part]:
@@ -201,12 +207,13 @@ def g_parts(job: Job, cur_nimg: int, point: SchedulePoint, where: Where) -> list
 def open_job(config: Config, device: torch.device, console: Console) -> Job:
     """Data, schedule and micro-batches for a configuration. Raises UserError where the data does not fit."""
     growth, channels = config.growth, config.networks.channels
+    standard = is_standard(*plan.on_meta(config), plan.critic_loss(config, 0))  # before anything is read or written
+    micro = plan.micro_batches(config, usable_bytes(device))
+    engine = open_engine(
+        config.training.engine, config.training.precision, device, console.line, cache_folder() / "compiled", standard
+    )
     data = open_data(config.data.source, growth.max_res, channels, console.line, Meter(console))
     schedule = config_module.schedule_of(config)
-    engine = open_engine(
-        config.training.engine, config.training.precision, device, console.line, cache_folder() / "compiled"
-    )
-    micro = plan.micro_batches(config, usable_bytes(device))
     order = order_of(data.count, data.labels, config.data.max_images, config.data.labels, config.data.balance)
     scoring = Scoring(config, data, order, device, console)
     return Job(config, schedule, data, order, device, micro, engine, scoring)
@@ -238,6 +245,8 @@ def announce(job: Job, state: TrainState, folder: Path, log: RunLog) -> None:
     log.line(f"{folder}: {pictures_in_use(job)}, on {describe(job.device)}")
     for line in plan.describe_plan(job.config, job.device):
         log.line(line)
+    for doubt in config_module.doubts(job.config):
+        log.line(f"Note: {doubt}")
 
 
 def pictures_in_use(job: Job) -> str:
@@ -254,14 +263,18 @@ def check(job: Job, pace: Pace, log: RunLog) -> None:
     Halves the micro-batches that do not fit into memory. Raises RunFailed where even the smallest does not.
     """
     state, top, first = plan.first_state(job.config, job.device), job.schedule.phases[-1], job.schedule.phases[0]
+    whole = config_module.couples_images(job.config)
     for phase in (top, first) if top.stage != first.stage else (top,):
         planned, group = job.micro_batch[phase.index], plan.mbstd_group(job.config, phase)
-        trial = Trial(phase.stage, phase.fading, phase.batch, group, planned)
+        loss = plan.critic_loss(job.config, phase.stage)
+        trial = Trial(phase.stage, phase.fading, phase.batch, group, planned, loss, whole)
         found = measure(state, trial, uncompiled(job.engine), job.config.training.d_repeats, TRIAL_SEC, math.inf)
         if found is None:
+            smaller = "growth.batch" if whole else "networks.mbstd_group"
             raise RunFailed(
-                f"{group} images of {phase.resolution}x{phase.resolution} do not fit into the memory of {job.device}; "
-                f"use a lower --max-res, fewer feature maps (networks.fmap_max), or a smaller networks.mbstd_group."
+                f"{planned if whole else group} images of {phase.resolution}x{phase.resolution} do not fit into the "
+                f"memory of {job.device}; use a lower --max-res, fewer feature maps (networks.fmap_max), or a smaller "
+                f"{smaller}."
             )
         pace.measured(phase.stage, found.seconds / (phase.batch * job.config.training.d_repeats))
         fits = found.trial.micro_batch

@@ -6,14 +6,14 @@ import re
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 
 from progan import seeds
 from progan.latents import sample_latents
-from progan.nn.progressive import Generator
+from progan.nn.families import Generator
 from progan.training.engine import Engine
 from progan.training.preflight import halvings, is_out_of_memory
 from progan.training.state import TrainState
@@ -24,13 +24,17 @@ ENOUGH_SEC = 1.0  # of measuring one thing
 
 @dataclass(frozen=True)
 class Trial:
-    """An iteration to be measured: where it is; images of its batch, of a minibatch-stddev group, of a forward pass."""
+    """An iteration to be measured: where it is; images of its batch, of a minibatch-stddev group, of a forward pass;
+    its loss; whether the forward pass must not become smaller.
+    """
 
     stage: int
     fading: bool
     images: int
     group: int
     micro_batch: int
+    loss: CriticLoss = field(default_factory=CriticLoss)
+    whole: bool = False
 
 
 @dataclass(frozen=True)
@@ -48,10 +52,11 @@ def measure(
 ) -> Measured | None:
     """Time iterations for about share_sec, at most ENOUGH_SEC, on a state whose rates are 0: nothing is learnt.
 
-    The micro-batch is halved while the accelerator's memory does not suffice; None where not even one group fits.
+    The micro-batch is halved while the accelerator's memory does not suffice; None where not even one group fits, or
+    not the whole of it where that must be.
     """
     device = next(state.G.parameters()).device
-    for micro_batch in halvings(trial.micro_batch, trial.group):
+    for micro_batch in halvings(trial.micro_batch, trial.micro_batch if trial.whole else trial.group):
         candidate = replace(trial, micro_batch=micro_batch)
         try:
             tells = reset_peak(device)
@@ -72,13 +77,14 @@ def iteration(state: TrainState, trial: Trial, engine: Engine, d_repeats: int) -
     device = next(state.G.parameters()).device
     where = Where(trial.stage, torch.tensor(0.5, device=device) if trial.fading else 1.0, trial.images, trial.group)
     parts = noise(state.G, trial, device)
+    latents = [part.latents for part in parts]
 
     def run() -> float:
         start = time.perf_counter()
         for _ in range(d_repeats):
-            d_step(state.G, state.D, state.opt_D, parts, where, CriticLoss(), engine.d_gradients)
+            d_step(state.G, state.D, state.opt_D, parts, where, trial.loss, engine.d_gradients)
             update_average(state.G_ema, state.G, 0.999, trial.stage)
-        g_step(state.G, state.D, state.opt_G, [part.latents for part in parts], where, engine.g_gradients)
+        g_step(state.G, state.D, state.opt_G, latents, where, engine.g_gradients, trial.loss)
         synchronize(device)
         return time.perf_counter() - start
 

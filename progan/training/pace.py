@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
-from progan.nn.progressive import Discriminator, Generator
+from progan.nn.families import Discriminator, Generator
 from progan.schedule import Schedule
 
 
@@ -16,7 +16,7 @@ class Pace:
     is interpolated (log-log); beyond them it is that of the nearest one.
     """
 
-    def __init__(self, work: Sequence[float]) -> None:
+    def __init__(self, work: Sequence[float] | Mapping[int, float]) -> None:
         self.work = work
         self.seconds: dict[int, float] = {}
 
@@ -52,10 +52,11 @@ class Pace:
         return left
 
 
-def pace_of(G: Generator, D: Discriminator, d_repeats: int) -> Pace:
-    """The model for two networks, before anything is measured."""
-    stages = range(len(G.resolutions))
-    return Pace(work_per_image([G.macs(s) for s in stages], [D.macs(s) for s in stages], d_repeats))
+def pace_of(G: Generator, D: Discriminator, d_repeats: int, stages: Iterable[int] | None = None) -> Pace:
+    """The model for two networks, before anything is measured. stages: those that they have; all by default."""
+    stages = list(range(len(G.resolutions)) if stages is None else stages)
+    work = work_per_image([G.macs(s) for s in stages], [D.macs(s) for s in stages], d_repeats)
+    return Pace(dict(zip(stages, work)))
 
 
 def work_per_image(G_macs: Sequence[int], D_macs: Sequence[int], d_repeats: int) -> list[float]:

@@ -12,15 +12,17 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
+from progan.nn import progressive
+from progan.nn.families import Discriminator, Generator
 from progan.nn.maps import Kernels
-from progan.nn.progressive import Discriminator, Generator
 from progan.training.explicit import PLAIN, d_terms
 from progan.training.steps import CriticLoss, Part, Where, d_gradients
 
+PROGAN = CriticLoss()
 HEADROOM = 1.3  # of the tensors that a step keeps, for those that come and go
 
 
-def saved_bytes(G: Generator, D: Discriminator, stage: int) -> float:
+def saved_bytes(G: Generator, D: Discriminator, stage: int, loss: CriticLoss = PROGAN) -> float:
     """Bytes that one image costs the readable D step of a fade to keep for its derivatives. G, D: on device meta,
     without data.
     """
@@ -32,15 +34,14 @@ def saved_bytes(G: Generator, D: Discriminator, stage: int) -> float:
         return tensor
 
     meta = torch.device("meta")
+    where = Where(stage, torch.zeros((), device=meta), n, n)
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        d_gradients(
-            G, D, random_part(G, stage, n, meta), Where(stage, torch.zeros((), device=meta), n, n), CriticLoss()
-        )
+        d_gradients(G, D, random_part(G, stage, n, meta), where, loss)
     weights = {id(p.untyped_storage()) for net in (G, D) for p in net.parameters()}
     return sum(storage.nbytes() for key, storage in storages.items() if key not in weights) / n
 
 
-def held_bytes(G: Generator, D: Discriminator, stage: int, kernels: Kernels = PLAIN) -> float:
+def held_bytes(G: progressive.Generator, D: progressive.Discriminator, stage: int, kernels: Kernels = PLAIN) -> float:
     """Bytes that one more image of a large batch costs at the height of a D step of a fade, with derivatives written
     out (`explicit.d_terms`). G, D: on device meta, without data.
     """
@@ -48,7 +49,7 @@ def held_bytes(G: Generator, D: Discriminator, stage: int, kernels: Kernels = PL
     for n in (64, 128):  # in a small batch the weights may stand higher than the images
         where = Where(stage, torch.zeros((), device=meta), n, 4)
         with Height() as tensors:
-            d_terms(G, D, random_part(G, stage, n, meta), where, CriticLoss(), kernels)
+            d_terms(G, D, random_part(G, stage, n, meta), where, PROGAN, kernels)
         heights.append(tensors.highest)
     return float(heights[1] - heights[0]) / 64
 

@@ -13,9 +13,9 @@ from progan.data.pyramid import Pyramid
 from progan.data.sources import is_faces
 from progan.errors import UserError
 from progan.metrics.cases import case_of, ground
-from progan.metrics.evaluate import About, Tools, check_names, results
+from progan.metrics.evaluate import About, Tools, check_names, result_of
 from progan.metrics.results import headline
-from progan.nn.progressive import Generator
+from progan.nn.families import Generator
 from progan.schedule import SchedulePoint
 from progan.training.runlog import RunLog
 
@@ -37,10 +37,12 @@ class Scoring:
         """Measure G, show the numbers and keep them. What fails is said, and ends nothing."""
         start, tools = time.perf_counter(), self.tools
         case = case_of(G, point.stage, point.alpha, 1.0, self.ground, self.images, tools.seed, tools.console)
-        try:
-            for result, _ in results(self.knobs.names, case, tools, {}, About(nimg)):
-                log.result(result)
-                log.line(f"kimg {nimg / 1000:.1f}  {headline(result)}  {result.sec:.1f} s")
-        except UserError as error:
-            log.line(f"Not measured: {error}")
+        for name in self.knobs.names:
+            try:
+                result, _ = result_of(name, case, tools, {}, About(nimg))
+            except UserError as error:
+                log.line(f"Not measured: {error}")
+                continue
+            log.result(result)
+            log.line(f"kimg {nimg / 1000:.1f}  {headline(result)}  {result.sec:.1f} s")
         self.total_sec += time.perf_counter() - start

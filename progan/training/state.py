@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -13,7 +13,41 @@ from torch import Tensor, nn
 from progan import seeds
 from progan.devices import layout
 from progan.errors import UserError
-from progan.nn.progressive import Discriminator, Generator
+from progan.nn.families import Discriminator, Generator, make_discriminator, make_generator
+
+
+@dataclass(frozen=True)
+class Moving:
+    """How gradients move weights: the optimizer's name, one of OPTIMIZERS, and its knobs. Rates are set before every
+    step. Defaults: Adam as in the paper, without a first moment.
+    """
+
+    name: str = "adam"
+    adam_beta1: float = 0.0
+    adam_beta2: float = 0.99
+    adam_epsilon: float = 1e-8
+    rmsprop_alpha: float = 0.99
+    rmsprop_epsilon: float = 1e-8
+
+
+def _adam(net: nn.Module, knobs: Moving) -> torch.optim.Optimizer:
+    betas = (knobs.adam_beta1, knobs.adam_beta2)
+    return torch.optim.Adam(net.parameters(), lr=0.0, betas=betas, eps=knobs.adam_epsilon, fused=True)
+
+
+def _rmsprop(net: nn.Module, knobs: Moving) -> torch.optim.Optimizer:
+    alpha, eps = knobs.rmsprop_alpha, knobs.rmsprop_epsilon
+    return torch.optim.RMSprop(net.parameters(), lr=0.0, alpha=alpha, eps=eps, foreach=True)
+
+
+OPTIMIZERS: dict[str, Callable[[nn.Module, Moving], torch.optim.Optimizer]] = {"adam": _adam, "rmsprop": _rmsprop}
+
+
+def optimizer_of(net: nn.Module, knobs: Moving) -> torch.optim.Optimizer:
+    """A fresh optimizer. Raises ValueError, with the list, for a name that there is not."""
+    if knobs.name not in OPTIMIZERS:
+        raise ValueError(f"the optimizer `{knobs.name}` is none of {', '.join(OPTIMIZERS)}")
+    return OPTIMIZERS[knobs.name](net, knobs)
 
 
 @dataclass
@@ -23,16 +57,17 @@ class TrainState:
     G: Generator
     D: Discriminator
     G_ema: Generator
-    opt_G: torch.optim.Adam
-    opt_D: torch.optim.Adam
+    opt_G: torch.optim.Optimizer
+    opt_D: torch.optim.Optimizer
     cur_nimg: int = 0
+    moving: Moving = field(default_factory=Moving)
 
     def reset_optimizers(self) -> None:
-        """Forget Adam's moments, as the official code does at the start and at the end of every fade."""
-        self.opt_G, self.opt_D = _adam(self.G), _adam(self.D)
+        """Forget all moments, as the official code does at the start and at the end of every fade."""
+        self.opt_G, self.opt_D = optimizer_of(self.G, self.moving), optimizer_of(self.D, self.moving)
 
     def set_rates(self, lr_G: float, lr_D: float) -> None:
-        """Set Adam's step sizes."""
+        """Set the optimizers' rates."""
         for optimizer, lr in ((self.opt_G, lr_G), (self.opt_D, lr_D)):
             optimizer.param_groups[0]["lr"] = lr
 
@@ -54,20 +89,21 @@ _PARTS = ("G", "D", "G_ema", "opt_G", "opt_D")
 
 
 def new_state(
-    generator_arguments: Mapping[str, Any], discriminator_arguments: Mapping[str, Any], seed: int, device: torch.device
+    generator_arguments: Mapping[str, Any],
+    discriminator_arguments: Mapping[str, Any],
+    seed: int,
+    device: torch.device,
+    moving: Moving = Moving(),
 ) -> TrainState:
-    """The state before the first image: weights are a function of the seed, the same on every device."""
-    G, D = Generator(**generator_arguments), Discriminator(**discriminator_arguments)
+    """The state before the first image: weights are a function of the seed, the same on every device. The arguments
+    are those of `families.make_generator` and `make_discriminator`.
+    """
+    G, D = make_generator(**generator_arguments), make_discriminator(**discriminator_arguments)
     G.reset_parameters(seeds.generator(seed, "init_G"))
     D.reset_parameters(seeds.generator(seed, "init_D"))
     G, D = G.to(device).to(memory_format=layout(device)), D.to(device).to(memory_format=layout(device))
     G_ema = copy.deepcopy(G).eval().requires_grad_(False)
-    return TrainState(G, D, G_ema, _adam(G), _adam(D))
-
-
-def _adam(net: nn.Module) -> torch.optim.Adam:
-    """Adam as in the paper: no first moment, beta2 0.99. The rate is set before every step."""
-    return torch.optim.Adam(net.parameters(), lr=0.0, betas=(0.0, 0.99), eps=1e-8, fused=True)
+    return TrainState(G, D, G_ema, optimizer_of(G, moving), optimizer_of(D, moving), moving=moving)
 
 
 def load_strictly(net: nn.Module, tensors: Mapping[str, Tensor], name: str) -> None:

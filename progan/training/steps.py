@@ -2,7 +2,11 @@
 
 A batch arrives as parts, each of whole minibatch-stddev groups, and its loss is a mean over the samples of all
 parts. So a batch cut into micro-batches, or dealt to several processes, gives the gradients of the uncut one, up to
-float rounding.
+float rounding. (Not so where batch norm or minibatch discrimination look at all samples of a pass: there a batch is one
+part.)
+
+Spectral layers take one step of their power iteration where a net is trained and nowhere else: D's in its pass over the
+reals of the first part, G's in its pass over the first part of its own step (SAGAN's code; `CriticLoss.iterate`).
 """
 
 from __future__ import annotations
@@ -10,6 +14,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -17,8 +22,10 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from progan import losses
 from progan.errors import RunFailed
-from progan.nn.progressive import Discriminator, Generator
+from progan.nn.families import Discriminator, Generator
+from progan.nn.layers import Scaled, copy_buffers, still
 
+T = TypeVar("T")
 Stats = dict[str, Tensor]
 """Means over the batch, 0-dim tensors on the device: no step waits for them."""
 
@@ -35,12 +42,16 @@ class Where:
 
 @dataclass(frozen=True)
 class CriticLoss:
-    """Knobs of D's loss: see `losses`."""
+    """Knobs of the losses of D and G: see `losses`. Defaults: ProGAN's."""
 
-    weight: float = 10.0
+    weight: float = 10.0  # of the penalty wgan-gp
     target: float = 1.0
-    epsilon: float = 0.001
+    epsilon: float = 0.001  # of the drift, which wgan alone has
     scale: float = 1.0  # losses.norm_scale
+    kind: str = "wgan"  # one of losses.LOSSES
+    penalty: str = "wgan-gp"  # one of losses.PENALTIES
+    gamma: float = 10.0  # of the penalty r1; 0: it rests in this step
+    iterate: str = "real"  # spectral layers' power iteration; `always`: in every pass
 
 
 @dataclass(frozen=True)
@@ -62,20 +73,45 @@ def split(batch: int, group: int, micro_batch: int) -> list[Tensor]:
 
 def d_gradients(G: Generator, D: Discriminator, part: Part, where: Where, loss: CriticLoss) -> Stats:
     """Add a part's share of the gradient of D's loss to D's `.grad`."""
-    with torch.no_grad():
+    with torch.no_grad(), resting(G, loss):
         fakes = G(part.latents, where.stage, where.alpha)
 
     def critic(images: Tensor) -> Tensor:
         return D(images, where.stage, where.alpha, where.group)  # type: ignore[no-any-return]
 
-    real_scores, fake_scores = critic(part.reals), critic(fakes)
-    distance = losses.wasserstein(real_scores, fake_scores)
-    penalty = losses.gradient_penalty(critic, part.reals, fakes, part.mix, loss.weight, loss.target, loss.scale)
-    drift = losses.drift(real_scores, loss.epsilon)
-    total = distance + penalty + drift
+    reals = part.reals.detach().requires_grad_(loss.penalty == "r1" and loss.gamma > 0)
+    real_scores = critic(reals)
+    with resting(D, loss):
+        fake_scores = critic(fakes)
+        extra = PENALTIES[loss.penalty](critic, reals, real_scores, fakes, part.mix, loss)
+    if loss.kind == "wgan":
+        extra["drift"] = losses.drift(real_scores, loss.epsilon)
+    total = sum(extra.values(), losses.adversarial(loss.kind).d(real_scores, fake_scores))
     (total.sum() / where.batch).backward()  # type: ignore[no-untyped-call]
-    terms = {"loss_D": total, "wasserstein": -distance, "gradient_penalty": penalty, "drift": drift}
+    terms = {"loss_D": total, "wasserstein": real_scores - fake_scores, **extra}
     return _means(terms | {"score_real": real_scores, "score_fake": fake_scores}, where.batch)
+
+
+Critic = Callable[[Tensor], Tensor]
+Terms = dict[str, Tensor]
+
+
+def _wgan_gp(D: Critic, reals: Tensor, _: Tensor, fakes: Tensor, mix: Tensor, loss: CriticLoss) -> Terms:
+    penalty = losses.gradient_penalty(D, reals, fakes, mix, loss.weight, loss.target, loss.scale)
+    return {"gradient_penalty": penalty}
+
+
+def _r1(D: Critic, reals: Tensor, real_scores: Tensor, fakes: Tensor, mix: Tensor, loss: CriticLoss) -> Terms:
+    if loss.gamma == 0:
+        return {"r1": torch.zeros_like(real_scores)}
+    return {"r1": losses.r1_penalty(real_scores, reals, loss.gamma, loss.scale)}
+
+
+PENALTIES: dict[str, Callable[[Critic, Tensor, Tensor, Tensor, Tensor, CriticLoss], Terms]] = {
+    "wgan-gp": _wgan_gp,
+    "r1": _r1,
+    "none": lambda *_: {},
+}
 
 
 DGradients = Callable[[Generator, Discriminator, Part, Where, CriticLoss], Stats]
@@ -90,41 +126,77 @@ def d_step(
     looking would wait for the device, and whoever reads the statistics has to look.
     """
     opt_D.zero_grad(set_to_none=True)
-    stats = _sum([gradients(G, D, part, where, loss) for part in parts])
+    stats = _over_parts(D, parts, loss, lambda part: gradients(G, D, part, where, loss))
     stats["norm_D"] = _checked_norm("D", D, stats)
     opt_D.step()
     return stats
 
 
-def g_gradients(G: Generator, D: Discriminator, latents: Tensor, where: Where) -> Stats:
+def g_gradients(
+    G: Generator, D: Discriminator, latents: Tensor, where: Where, loss: CriticLoss = CriticLoss()
+) -> Stats:
     """Add a part's share of the gradient of G's loss to G's `.grad`."""
-    scores = D(G(latents, where.stage, where.alpha), where.stage, where.alpha, where.group)
-    loss = losses.generator_loss(scores)
-    (loss.sum() / where.batch).backward()  # type: ignore[no-untyped-call]
-    return _means({"loss_G": loss}, where.batch)
+    images = G(latents, where.stage, where.alpha)
+    with resting(D, loss):
+        scores = D(images, where.stage, where.alpha, where.group)
+    total = losses.adversarial(loss.kind).g(scores)
+    (total.sum() / where.batch).backward()  # type: ignore[no-untyped-call]
+    return _means({"loss_G": total}, where.batch)
 
 
-GGradients = Callable[[Generator, Discriminator, Tensor, Where], Stats]
+GGradients = Callable[[Generator, Discriminator, Tensor, Where, CriticLoss], Stats]
 """`g_gradients`, or what does the same another way."""
 
 
 def g_step(
     G: Generator, D: Discriminator, opt_G: torch.optim.Optimizer, parts: Sequence[Tensor], where: Where,
-    gradients: GGradients = g_gradients,
+    gradients: GGradients = g_gradients, loss: CriticLoss = CriticLoss(),
 ) -> Stats:  # fmt: skip
     """Move G once; parts: latents [n, latent_size]. Raises RunFailed as `d_step` does."""
     opt_G.zero_grad(set_to_none=True)
     with frozen(D):
-        stats = _sum([gradients(G, D, latents, where) for latents in parts])
+        stats = _over_parts(G, parts, loss, lambda latents: gradients(G, D, latents, where, loss))
     stats["norm_G"] = _checked_norm("G", G, stats)
     opt_G.step()
     return stats
 
 
+def resting(net: nn.Module, loss: CriticLoss) -> contextlib.AbstractContextManager[None]:
+    """A pass in which a net's spectral layers do not iterate, unless they always do."""
+    return contextlib.nullcontext() if loss.iterate == "always" else still(net)
+
+
+def _over_parts(net: nn.Module, parts: Sequence[T], loss: CriticLoss, share: Callable[[T], Stats]) -> Stats:
+    """The sum of all parts' shares. A net's spectral layers iterate in the first one alone, as in an uncut batch."""
+    stats = []
+    for index, part in enumerate(parts):
+        with resting(net, loss) if index else contextlib.nullcontext():
+            stats.append(share(part))
+    return _sum(stats)
+
+
 def update_average(G_ema: Generator, G: Generator, beta: float, stage: int) -> None:
-    """G_ema <- beta * G_ema + (1 - beta) * G, for all parameters that may have moved up to a stage."""
+    """G_ema <- beta * G_ema + (1 - beta) * G, for all parameters that may have moved up to a stage. Buffers are copied:
+    averaged unit vectors would be shorter than 1, and a spectral norm by them too small.
+    """
     average = get_ema_multi_avg_fn(beta)  # type: ignore[no-untyped-call]
     average(G_ema.stage_parameters(stage), G.stage_parameters(stage), 0)
+    copy_buffers(G_ema, G)
+
+
+@torch.no_grad()
+def clip_weights(D: nn.Module, bound: float) -> None:
+    """Bring all parameters of D into -bound..bound: weights as they are used, so that an equalized one's stored number
+    may be up to bound / scale; biases, and norms' gains, as they are. Arjovsky et al. 2017, algorithm 1.
+
+    Differs from the paper's code, which clips before each step of D: done after each, and once before the first, it
+    gives the same networks.
+    """
+    for module in D.modules():
+        scale = module.scale if isinstance(module, Scaled) else 1.0
+        for name, parameter in module.named_parameters(recurse=False):
+            limit = bound / scale if name == "weight" else bound
+            parameter.clamp_(-limit, limit)
 
 
 def average_beta(beta: float, ema_kimg: float, batch: int) -> float:

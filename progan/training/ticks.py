@@ -42,6 +42,7 @@ TAGS = {
     "loss_D": "Loss/D",
     "wasserstein": "Loss/wasserstein",
     "gradient_penalty": "Loss/gradient_penalty",
+    "r1": "Loss/r1",
     "drift": "Loss/drift",
     "score_real": "Scores/real",
     "score_fake": "Scores/fake",

@@ -76,6 +76,14 @@ def test_every_snapshot_once_and_an_interrupted_command_goes_on(run, capsys, mon
     assert len(read_results(run / "metrics.jsonl")) == 4
 
 
+def test_what_cannot_be_measured_of_one_snapshot_does_not_keep_the_others_from_it(run, capsys):
+    command = ["evaluate", str(run), "--metrics", "faces,ms_ssim", "--images", "4"]
+    assert main([*command, "--all-snapshots"]) == 0
+    assert capsys.readouterr().out.count("Not measured: faces: it takes 250") == 2
+    assert len(read_results(run / "metrics.jsonl")) == 2
+    assert main(command) == 2
+
+
 def test_neighbours_are_shown_as_a_picture(run):
     assert main(["evaluate", str(run), "--metrics", "neighbours", "--images", "16"]) == 0
     assert (run / "neighbours-000002.png").read_bytes().startswith(b"\x89PNG")

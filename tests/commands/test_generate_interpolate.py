@@ -17,6 +17,7 @@ from progan.commands.generate import parse_grid, parse_seeds
 from progan.config import Config, generator_arguments
 from progan.exchange.snapshots import load_snapshot, save_snapshot
 from progan.images import to_pixels
+from progan.nn.families import make_generator
 from progan.nn.progressive import Generator
 
 
@@ -29,7 +30,7 @@ def _config(channels: int) -> Config:
 def _run(folder, channels=3, stage=2, alpha=0.5):
     """A run whose newest snapshot is at 16 pixels, half faded in."""
     config = _config(channels)
-    G = Generator(**generator_arguments(config))
+    G = make_generator(**generator_arguments(config))
     G.reset_parameters(torch.Generator().manual_seed(1))
     path = folder / "snapshots" / "generator-000012.safetensors"
     path.parent.mkdir(parents=True)

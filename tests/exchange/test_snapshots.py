@@ -12,14 +12,16 @@ import torch
 from progan import load_generator
 from progan.config import Config, generator_arguments, load
 from progan.errors import UserError
-from progan.exchange.snapshots import find_snapshot, load_snapshot, save_snapshot, snapshots
+from progan.exchange.snapshots import Plain, find_snapshot, load_snapshot, painter, save_snapshot, snapshots
+from progan.nn.families import make_generator
+from progan.nn.inference import Compact
 from progan.nn.progressive import Generator
 
 CONFIG = load(None, ["growth.max_res=32", "networks.latent_size=6", "networks.fmap_base=64", "networks.fmap_max=16"])
 
 
 def _generator(config: Config = CONFIG) -> Generator:
-    G = Generator(**generator_arguments(config))
+    G = make_generator(**generator_arguments(config))
     with torch.no_grad():
         for p in G.parameters():
             p.normal_()
@@ -195,3 +197,57 @@ def test_a_run_directory_loads_its_newest_generator(tmp_path):
     z = torch.randn(1, 6)
     assert torch.equal(load_generator(tmp_path)(z), newest(z, 2, 1.0))
     assert torch.equal(load_generator(str(tmp_path))(z), newest(z, 2, 1.0))
+
+
+# --- other networks ---
+
+OTHERS = {
+    "dcgan": ("growth.max_res=32", "networks.family=dcgan", "networks.g_norm=batch", "networks.g_weights=plain"),
+    "resnet": ("growth.max_res=32", "networks.family=resnet", "networks.g_norm=batch", "networks.attention=16"),
+    "spectral": ("growth.max_res=32", "networks.g_weights=spectral", "networks.attention=32"),
+    "strict": ("growth.max_res=32", "networks.g_weights=weightnorm-strict", "networks.g_activation=tprelu"),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_a_snapshot_of_other_networks_comes_back_to_the_bit(name, tmp_path):
+    """Buffers too; and what draws it draws as the network does."""
+    config = load(None, ["networks.fmap_max=8", "networks.latent_size=6", *OTHERS[name]])
+    G = _generator(config)
+    for _ in range(3):
+        G(torch.randn(8, 6))  # moves what is no parameter
+    save_snapshot(tmp_path / "one.safetensors", G.eval(), config, 3, 1.0, 1000)
+    other, z = load_snapshot(tmp_path / "one.safetensors").G, torch.randn(4, 6)
+    assert other.state_dict().keys() == G.state_dict().keys()
+    assert torch.equal(other(z), G(z))
+    assert torch.equal(painter(other, 3)(z, psi=0.5), G(z, psi=0.5))
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_attention_beyond_the_stage_is_left_out(stage, tmp_path):
+    config = load(None, ["networks.fmap_max=8", "networks.latent_size=6", *OTHERS["spectral"]])
+    G, z = _generator(config), torch.randn(4, 6)
+    save_snapshot(tmp_path / "one.safetensors", G.eval(), config, stage, 1.0, 1000)
+    other = load_snapshot(tmp_path / "one.safetensors").G
+    assert any("attention" in key for key in other.state_dict()) == (stage == 3)
+    assert torch.equal(other(z), G(z, stage))
+
+
+def test_the_fast_form_draws_what_it_knows():
+    config = load(None, ["growth.max_res=16", "networks.fmap_max=8", "networks.latent_size=6"])
+    assert isinstance(painter(_generator(config), 1), Compact)
+    other = painter(_generator(load(None, ["growth.max_res=16", "networks.fmap_max=8", "networks.output=tanh"])), 1)
+    assert isinstance(other, Plain)
+    assert (other.latent_size, other.device, other(torch.randn(2, 512)).shape) == (
+        512,
+        torch.device("cpu"),
+        (2, 3, 8, 8),
+    )
+
+
+def test_the_configuration_of_an_earlier_program_is_named(tmp_path):
+    path = tmp_path / "generator-000001.safetensors"
+    metadata = {"format": "progan-generator", "config": "[networks]\npixel_norm = true\n", "stage": "0"}
+    path.write_bytes(safetensors.torch.save({"x": torch.zeros(1)}, metadata | {"alpha": "1.0", "cur_nimg": "0"}))
+    with pytest.raises(UserError, match=r"generator-000001.safetensors: there is no key `networks.pixel_norm`"):
+        load_snapshot(path)

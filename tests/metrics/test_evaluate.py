@@ -12,7 +12,7 @@ from progan.data.pyramid import open_pyramid
 from progan.errors import UserError
 from progan.metrics import evaluate
 from progan.metrics.cases import case_of, folders_case, ground
-from progan.metrics.evaluate import METRICS, About, Metric, Tools, check_names, measure, results, usual, wanted
+from progan.metrics.evaluate import METRICS, About, Metric, Tools, check_names, measure, result_of, usual, wanted
 from progan.metrics.sets import content_of
 from progan.nn.progressive import Generator
 from tests.metrics.test_sets import folder
@@ -54,10 +54,6 @@ def counting(monkeypatch, name="counted", **changes):
 
     monkeypatch.setitem(METRICS, name, replace(Metric("", mean), **changes))
     return calls
-
-
-def only(found):
-    return [(result, new) for result, new in found]
 
 
 def test_a_floor_is_the_metric_of_other_reals(case, tools, monkeypatch):
@@ -105,7 +101,7 @@ def test_a_damaged_cache_is_measured_again(case, tools, monkeypatch, tmp_path):
 
 def test_a_result_says_what_it_depends_on(case, tools, monkeypatch):
     counting(monkeypatch, settings=lambda tools: {"knob": 2})
-    ((result, new),) = results(["counted"], case, tools, {}, About(8000, "generator.safetensors", "ab"))
+    result, new = result_of("counted", case, tools, {}, About(8000, "generator.safetensors", "ab"))
     assert new
     assert (result.nimg, result.file, result.snapshot, result.metric) == (
         8000,
@@ -123,19 +119,11 @@ def test_a_result_says_what_it_depends_on(case, tools, monkeypatch):
 
 def test_what_is_known_is_not_measured_again(case, tools, monkeypatch):
     calls, about = counting(monkeypatch, floor=False), About(8000, "g", "ab")
-    ((result, _),) = results(["counted"], case, tools, {}, about)
-    assert only(results(["counted"], case, tools, {result.key: result}, about)) == [(result, False)]
+    result, _ = result_of("counted", case, tools, {}, about)
+    assert result_of("counted", case, tools, {result.key: result}, about) == (result, False)
     assert len(calls) == 1
-    ((_, new),) = results(["counted"], case, tools, {result.key: result}, replace(about, snapshot="cd"))
+    _, new = result_of("counted", case, tools, {result.key: result}, replace(about, snapshot="cd"))
     assert new, "another generator"
-
-
-def test_results_come_one_by_one(case, tools, monkeypatch):
-    counting(monkeypatch, "first")
-    later = counting(monkeypatch, "second")
-    found = results(["first", "second"], case, tools, {}, About())
-    next(found)
-    assert later == []
 
 
 def test_a_metric_that_cannot_be_measured_says_which_and_why(case, tools, monkeypatch):
@@ -244,3 +232,27 @@ def test_the_cache_is_of_this_version(case, tools, monkeypatch):
     monkeypatch.setattr(evaluate, "VERSION", evaluate.VERSION + 1)
     measure("counted", case, tools)
     assert len(calls) == 4
+
+
+def test_what_is_about_the_reals_has_no_floor(case, tools, monkeypatch):
+    monkeypatch.setitem(METRICS, "both", Metric("", lambda case, tools: {"both": 1.0, "both_reals": 2.0}))
+    assert measure("both", case, tools).keys() == {"both", "both_reals", "both_floor"}
+
+
+def test_reconstruction_takes_pictures_that_were_not_learnt(tiny_data, tools, monkeypatch):
+    seen = []
+
+    def error(draw, pictures, *arguments, **options):
+        seen.append(torch.cat(list(pictures)))
+        return {"reconstruction": draw(torch.zeros(1, 4)).mean().item()}
+
+    monkeypatch.setattr(evaluate, "reconstruction_error", error)
+    data = open_pyramid(tiny_data)
+    G = Generator(max_res=16, latent_size=4, fmap_base=32, fmap_max=8)
+    for used in (50, 30):
+        reals = ground(data, order_of(data.count, max_images=used), False, True)
+        measure("reconstruction", case_of(G, 2, 1.0, 1.0, reals, 8, 0, tools.console), tools)
+    learnt = data.batch(torch.arange(30), 16)
+    assert len(seen[0]) == 8, "all are learnt: reals"
+    assert torch.equal(seen[1], data.batch(torch.arange(30, 50), 16))
+    assert not (seen[1][:, None] == learnt[None]).flatten(2).all(2).any()

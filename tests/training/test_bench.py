@@ -11,11 +11,12 @@ import pytest
 import torch
 
 from progan import config as config_module
-from progan.config import Config
+from progan.config import Config, load
 from progan.errors import RunFailed
 from progan.schedule import Schedule
 from progan.training import bench as bench_module
 from progan.training import measure as measure_module
+from progan.training import plan
 from progan.training.bench import Ground, Row, bench, bench_json, bench_lines
 from progan.training.engine import Engine, open_engine
 from progan.training.measure import (
@@ -32,7 +33,7 @@ from progan.training.measure import (
 from progan.training.pace import Pace
 from progan.training.preflight import HEADROOM
 from progan.training.state import TrainState, new_state
-from progan.training.steps import Where
+from progan.training.steps import CriticLoss, Where
 from tests.conftest import TINY
 
 CPU = torch.device("cpu")
@@ -51,13 +52,15 @@ class Spy:
     """An engine that notes how it is called, and computes nothing."""
 
     def __init__(self, room: float = math.inf, error: type[RuntimeError] = torch.OutOfMemoryError) -> None:
-        self.room, self.error, self.calls = room, error, []
+        self.room, self.error, self.calls, self.losses = room, error, [], set()
         self.engine = Engine("spy", self.d_gradients, self.g_gradients)
 
     def d_gradients(self, G, D, part, where, loss):
+        self.losses.add(loss)
         return self._note("D", len(part.mix), where)
 
-    def g_gradients(self, G, D, latents, where):
+    def g_gradients(self, G, D, latents, where, loss):
+        self.losses.add(loss)
         return self._note("G", len(latents), where)
 
     def _note(self, name, count, where):
@@ -318,7 +321,8 @@ def ground(on, monkeypatch) -> Ground:
 def test_as_much_is_tried_as_there_is_time_for(ground, share_sec, left_sec, warm_up_sec, images):
     ground.warm_up_sec = warm_up_sec
     found = ground.measure_stage(ground.stages()[1], share_sec, left_sec)
-    assert found == (Measured(Trial(1, False, images, 4, min(images, 16)), 8 * images, 0.0, None) if images else None)
+    trial = Trial(1, False, images, 4, min(images, 16), plan.critic_loss(ground.config, 1))
+    assert found == (Measured(trial, 8 * images, 0.0, None) if images else None)
 
 
 def test_more_time_is_not_wasted(on):
@@ -467,3 +471,37 @@ def test_a_real_machine(engine, monkeypatch):
     assert [(row.resolution, row.images, row.batch) for row in rows] == [(4, 8, 8), (8, 8, 8), (16, 8, 8)]
     assert all(1e-6 < row.sec_per_img < 1 and 1e7 < row.memory < 1e11 for row in rows)
     assert [text.split(",")[0] for text in told] == [f"measuring {r}x{r}" for r in (4, 8, 16)]
+
+
+# --- other techniques ---
+
+
+@pytest.mark.parametrize(
+    ("texts", "stages"),
+    [
+        (["family=dcgan", "g_norm=batch", "d_norm=batch"], [16]),
+        (["family=resnet", "d_weights=spectral"], [16]),
+        (["d_weights=spectral", "attention=16"], [4, 8, 16]),
+    ],
+)
+def test_other_networks_are_measured_at_the_resolutions_that_they_have(texts, stages):
+    knobs = ["loss.kind=hinge", "loss.penalty=none", "growth.batch=8", "networks.fmap_base=64", "networks.fmap_max=8"]
+    config = load(None, [*knobs, *(f"networks.{text}" for text in texts)], {"growth.max_res": 16})
+    rows = bench(config, CPU, READABLE, 1.0)
+    assert [row.resolution for row in rows] == stages
+    assert all(row.sec_per_img > 0 and row.memory > 0 for row in rows)
+    assert rows[-1].micro_batch == 8
+
+
+def test_an_iteration_is_measured_with_its_loss(spy):
+    loss = CriticLoss(kind="hinge", penalty="none")
+    iteration(_state(), Trial(1, False, 8, 4, 8, loss), spy.engine, 2)()
+    assert spy.losses == {loss}
+
+
+def test_what_must_be_whole_is_not_halved(spy):
+    spy.room = 7
+    assert measure(_state(), Trial(1, False, 16, 4, 8, whole=True), spy.engine, 1, 0.0, 1e9) is None
+    found = measure(_state(), Trial(1, False, 16, 4, 8), spy.engine, 1, 0.0, 1e9)
+    assert found is not None
+    assert found.trial.micro_batch == 4

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from progan.errors import UserError
+from progan.nn.families import make_discriminator, make_generator
 from progan.nn.progressive import Discriminator, Generator
 from progan.training import engine as engine_module
 from progan.training import explicit
@@ -18,6 +19,7 @@ from progan.training.engine import (
     add,
     adding,
     choose,
+    is_standard,
     open_engine,
     replace_tensors,
     shape_of,
@@ -72,6 +74,50 @@ def test_what_cannot_be_is_refused():
     for wanted, device in (("readable", CPU), ("auto", MPS)):
         with pytest.raises(UserError, match=r"readable computes in float32; for precision bfloat16 take eager"):
             choose(wanted, "bfloat16", device)
+
+
+@pytest.mark.parametrize("device", [CPU, CUDA, MPS], ids=str)
+def test_other_techniques_have_the_readable_engine(device):
+    assert choose("auto", "tf32", device, standard=False) == "readable"
+    assert choose("readable", "float32", device, standard=False) == "readable"
+    for wanted in ("eager", "compiled", "graphs"):
+        with pytest.raises(UserError, match=rf"training.engine {wanted} .*ProGAN's own .*; take auto or readable"):
+            choose(wanted, "tf32", device, standard=False)
+    with pytest.raises(UserError, match=r"compute in float32; set training.precision tf32 or float32"):
+        choose("auto", "bfloat16", device, standard=False)
+
+
+@pytest.mark.parametrize(
+    ("for_G", "for_D", "loss", "standard"),
+    [
+        ({}, {}, LOSS, True),
+        ({"weights": "plain"}, {"weights": "plain", "mbstd_group": 0}, LOSS, True),
+        ({"weights": "spectral"}, {}, LOSS, False),
+        ({}, {"weights": "spectral"}, LOSS, False),
+        ({"attention": 8}, {}, LOSS, False),
+        ({}, {"norm": "layer"}, LOSS, False),
+        ({"output": "tanh"}, {}, LOSS, False),
+        ({"family": "dcgan"}, {"family": "dcgan"}, LOSS, False),
+        ({}, {}, CriticLoss(kind="hinge"), False),
+        ({}, {}, CriticLoss(penalty="none"), False),
+        ({}, {}, CriticLoss(penalty="r1"), False),
+        ({}, {}, CriticLoss(epsilon=0.0, target=750.0), True),
+    ],
+)
+def test_derivatives_are_written_out_for_progan_alone(for_G, for_D, loss, standard):
+    with torch.device("meta"):
+        assert is_standard(make_generator(**NET, **for_G), make_discriminator(**NET, **for_D), loss) == standard
+
+
+def test_the_knobs_of_the_loss_do_not_reach_a_g_that_has_none(device, tmp_path):
+    engine = open_engine("eager", "float32", device, pytest.fail, tmp_path)
+    G, D = _nets(device)
+    part = _part(4, device=device)
+    stats = engine.g_gradients(G, D, part.latents, _where(4), LOSS)
+    found = _gradients(G)
+    G.zero_grad()
+    assert stats["loss_G"].item() == engine.g_gradients(G, D, part.latents, _where(4))["loss_G"].item()
+    assert all(torch.equal(a, b) for a, b in zip(found, _gradients(G)))
 
 
 @pytest.mark.parametrize("name", ["readable", "eager"])

@@ -9,7 +9,7 @@ from progan.nn.maps import Kernels
 from progan.nn.ops import minibatch_stddev
 from progan.nn.progressive import Discriminator, Generator
 from progan.training import explicit, steps
-from progan.training.engine import Engine, adding
+from progan.training.engine import Engine, adding, without_loss
 from progan.training.explicit import Gradients, Stddev, d_terms, g_terms, penalise
 from progan.training.steps import CriticLoss, Part, Where, d_step, frozen, g_step, update_average
 
@@ -17,15 +17,15 @@ NETWORKS = {
     "official": {},
     "pool after": {"d_pool": "after"},
     "no stddev": {"mbstd_group": 0},
-    "no pixel norm": {"pixel_norm": False},
-    "not equalized": {"equalized": False},
+    "no pixel norm": {"norm": "none", "latent_norm": False},
+    "not equalized": {"weights": "plain"},
     "grey": {"channels": 1},
     "slope": {"leaky_slope": 0.05},
     "linear": {"leaky_slope": 1.0},
 }
 PLACES = [(0, 1.0), (0, 0.3), (1, 1.0), (1, 0.3), (3, 1.0), (3, 0.3), (3, 0.0)]
 LOSS = CriticLoss(weight=7.0, target=2.0, epsilon=0.3, scale=0.5)
-EXPLICIT = Engine("eager", adding(d_terms), adding(g_terms))
+EXPLICIT = Engine("eager", adding(d_terms), adding(without_loss(g_terms)))
 
 
 def _nets(
@@ -33,7 +33,7 @@ def _nets(
 ) -> tuple[Generator, Discriminator]:
     shape = {"max_res": 32, "fmap_base": 64, "fmap_max": 8}
     of_G = {k: v for k, v in options.items() if k not in ("d_pool", "mbstd_group")}
-    of_D = {k: v for k, v in options.items() if k != "pixel_norm"}
+    of_D = {k: v for k, v in options.items() if k not in ("norm", "latent_norm")}
     G, D = Generator(**shape, latent_size=6, **of_G), Discriminator(**shape, **of_D)
     for net in (G, D):
         for module in net.modules():

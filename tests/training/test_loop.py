@@ -489,3 +489,146 @@ def test_classes_of_data_without_any_are_refused_before_anything_is_written(
         with pytest.raises(UserError, match=message):
             loop.train(config, tmp_path / "run", CPU, None, quiet)
     assert not (tmp_path / "run").exists()
+
+
+# --- other techniques ---
+
+SHORT = ("growth.max_res=16", "growth.stable_kimg=0.04", "growth.fade_kimg=0.04", "growth.final_kimg=0.04")
+FIXED = ("growth.final_kimg=0.12", "loss.penalty=none", "networks.mbstd_group=0", "training.lr=0.0002")
+TECHNIQUES = {
+    "spectral": (
+        *SHORT, "networks.g_weights=spectral", "networks.d_weights=spectral", "networks.attention=8", "loss.kind=hinge",
+        "loss.penalty=none", "training.lr=0.0001", "training.d_lr_ratio=4", "training.reset_optimizers=false",
+    ),
+    "batch norm": (
+        *FIXED, "networks.family=dcgan", "networks.g_norm=batch", "networks.d_norm=batch", "networks.g_weights=plain",
+        "networks.d_weights=plain", "networks.init=normal", "networks.output=tanh", "loss.kind=bce",
+        "training.adam_beta1=0.5",
+    ),
+    "strict": (
+        *FIXED, "networks.family=dcgan", "networks.g_weights=weightnorm-strict", "networks.g_norm=none",
+        "networks.d_weights=weightnorm-strict", "networks.g_activation=tprelu", "networks.d_activation=tprelu",
+        "networks.init=uniform", "networks.output=sigmoid", "loss.kind=lsgan", "training.optimizer=rmsprop",
+        "training.decay=linear", "training.decay_from=0.3",
+    ),
+    "lazy and clipped": (
+        *SHORT, "loss.kind=logistic", "loss.penalty=r1", "loss.r1_interval=3", "loss.clip=0.1", "training.d_repeats=2",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TECHNIQUES)
+def test_a_stopped_run_with_other_techniques_ends_as_an_unstopped_one(
+    name: str, tiny: Tiny, tmp_path: Path, quiet: Console
+) -> None:
+    """In mid-fade too, and with reads ahead: u and v, batch statistics, moments, and the lazy penalty's turn."""
+    config = tiny(*TECHNIQUES[name])
+    for folder, stops in (("straight", [None]), ("stopped", [0.056, 0.104, None])):
+        for kimg in stops:
+            assert loop.train(config, tmp_path / folder, CPU, kimg, quiet) == 0
+    straight, stopped = (final_state(tmp_path / folder) for folder in ("straight", "stopped"))
+    assert straight["cur_nimg"] >= 120
+    assert_same(stopped, straight)
+    assert "Note: " not in quiet.stream.getvalue()  # type: ignore[attr-defined]
+
+
+def test_doubts_are_said_once(tiny: Tiny, tmp_path: Path, quiet: Console) -> None:
+    config = tiny("loss.penalty=none")
+    for kimg in (0.008, 0.016):
+        loop.train(config, tmp_path / "run", CPU, kimg, quiet)
+    said = quiet.stream.getvalue()  # type: ignore[attr-defined]
+    assert said.count("Note: Nothing keeps the scores of loss.kind wgan in bounds") == 1
+    assert "Note: Nothing keeps" in (tmp_path / "run" / "log.txt").read_text()
+
+
+def test_the_lazy_penalty_is_taken_at_every_nth_step_of_d(tiny: Tiny, quiet: Console) -> None:
+    """Whatever a step of G lies between, and the same for a run that goes on: the images say which step it is."""
+    job = loop.open_job(
+        tiny("loss.kind=logistic", "loss.penalty=r1", "loss.r1_gamma=2", "loss.r1_interval=4"), CPU, quiet
+    )
+    point = job.schedule.at(0)
+    assert [loop.critic_loss(job, point, nimg).gamma for nimg in range(0, 80, 8)] == [8, 0, 0, 0, 8, 0, 0, 0, 8, 0]
+    other = loop.open_job(tiny("loss.r1_interval=4"), CPU, quiet)  # a loss that changes would be compiled anew
+    assert len({loop.critic_loss(other, point, nimg) for nimg in range(0, 80, 8)}) == 1
+    state, found = plan.first_state(job.config, job.device), []
+    for _ in range(5):
+        stats, _ = loop.iteration(job, state, job.schedule.at(state.cur_nimg))
+        found.append(stats["r1"].item())
+    assert [bool(r1) for r1 in found] == [True, False, False, False, True]
+
+
+def test_both_networks_minimise_the_loss_that_is_asked_for(tiny: Tiny, quiet: Console) -> None:
+    """What they are told of scores of 0: under lsgan 1 each, under logistic 2 log 2 and log 2."""
+    for kind, d, g in (("lsgan", 1.0, 1.0), ("logistic", 1.386294, 0.693147), ("hinge", 2.0, 0.0)):
+        job = loop.open_job(tiny(f"loss.kind={kind}", "loss.penalty=none", "training.lr=0"), CPU, quiet)
+        state = plan.first_state(job.config, job.device)
+        torch.nn.init.zeros_(state.D.get_parameter("blocks.4x4.dense1.weight"))
+        stats, _ = loop.iteration(job, state, job.schedule.at(0))
+        assert (stats["loss_D"].item(), stats["loss_G"].item()) == (pytest.approx(d), pytest.approx(g))
+
+
+def test_weights_are_clipped_after_every_step_of_d(tiny: Tiny, quiet: Console, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = loop.open_job(tiny("loss.penalty=none", "loss.clip=0.01", "training.d_repeats=3"), CPU, quiet)
+    state, seen = plan.first_state(job.config, job.device), []
+    original = loop.d_step
+
+    def d_step(G: Any, D: Any, *more: Any) -> Any:
+        seen.append(max((m.weight * m.scale).abs().max().item() for m in D.modules() if hasattr(m, "scale")))
+        return original(G, D, *more)
+
+    monkeypatch.setattr(loop, "d_step", d_step)
+    for _ in range(2):
+        loop.iteration(job, state, job.schedule.at(state.cur_nimg))
+    assert seen == pytest.approx([0.01] * 6)
+    assert max((m.weight * m.scale).abs().max().item() for m in state.D.modules() if hasattr(m, "scale")) <= 0.0100001
+
+
+def test_optimizers_may_keep_their_moments(tiny: Tiny, tmp_path: Path, quiet: Console) -> None:
+    run = tmp_path / "run"
+    loop.train(tiny("training.reset_optimizers=false"), run, CPU, 0.336, quiet)
+    states = final_state(run)["opt_D"]["state"]
+    assert max(s["step"].item() for s in states.values()) == 42
+
+
+def test_the_rates_are_those_of_the_moment(tiny: Tiny, tmp_path: Path, quiet: Console) -> None:
+    """In the statistics as in the optimizers; at the end next to nothing is left."""
+    run = tmp_path / "run"
+    loop.train(
+        tiny(*SHORT, "training.lr=0.01", "training.d_lr_ratio=4", "training.decay=linear"), run, CPU, None, quiet
+    )
+    lines = [json.loads(line) for line in (run / "stats.jsonl").read_text().splitlines()]
+    last = [line for line in lines if "Progress/lr_G" in line][-1]
+    assert last["Progress/lr_G"] == pytest.approx(0.01 * 8 / 200)
+    assert last["Progress/lr_D"] == pytest.approx(0.04 * 8 / 200)
+    group = final_state(run)["opt_D"]["param_groups"][0]
+    assert group["lr"] == pytest.approx(0.04 * 8 / 200)
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        (["networks.family=dcgan", "growth.max_res=8"], "the resolution 8 of a network that does not grow"),
+        (["networks.family=dcgan", "networks.d_pool=after"], "the family `dcgan` has no option `d_pool`"),
+        (["networks.d_weights=spectral", "training.engine=eager"], "training.engine eager .* take auto or readable"),
+        (["loss.kind=hinge", "training.precision=bfloat16"], "compute in float32; set training.precision"),
+        (["networks.g_norm=batch", "training.micro_batch=4"], "would cut a batch of 8 images"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_before_anything_is_written(
+    texts: list[str], message: str, tiny: Tiny, tmp_path: Path, quiet: Console, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "open_data", lambda *_: pytest.fail("the data has been prepared"))
+    with pytest.raises(UserError, match=message):
+        loop.train(tiny(*texts), tmp_path / "run", CPU, None, quiet)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_batch_that_must_be_whole_and_does_not_fit_is_one_sentence(
+    tiny: Tiny, tmp_path: Path, quiet: Console, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise torch.OutOfMemoryError("no")
+
+    monkeypatch.setattr("progan.training.measure.d_step", full)
+    with pytest.raises(RunFailed, match=r"8 images of 16x16 do not fit .* or a smaller growth.batch"):
+        loop.train(tiny("networks.g_norm=batch"), tmp_path / "run", CPU, None, quiet)

@@ -6,8 +6,11 @@ import pytest
 import torch
 
 from progan.config import Config, load, schedule_of
+from progan.errors import UserError
 from progan.training import plan
 from progan.training.plan import HEADS, describe_plan, mbstd_group, micro_batches, on_meta, plan_rows, plan_table
+from progan.training.state import Moving
+from progan.training.steps import CriticLoss
 
 CPU = torch.device("cpu")
 SMALL = [
@@ -86,6 +89,69 @@ def test_what_an_image_costs_depends_on_who_takes_the_step():
     assert readable > explicit > half > 0
 
 
+COUPLED = ["networks.g_norm=batch", "networks.minibatch_discrimination=5"]
+
+
+@pytest.mark.parametrize("text", COUPLED)
+def test_networks_that_see_a_batch_as_a_whole_get_it_whole(text):
+    assert micro_batches(_config(text), 0) == [16, 15, 15, 14, 14]
+    assert micro_batches(_config(text, "training.micro_batch=16"), 0) == [16, 15, 15, 14, 14]
+    with pytest.raises(UserError, match=r"training.micro_batch 15 would cut a batch of 16 images.*leave it out"):
+        micro_batches(_config(text, "training.micro_batch=15"), 1e15)
+
+
+TECHNIQUES = {
+    "spectral": ["networks.d_weights=spectral", "networks.attention=8", "loss.penalty=none", "loss.kind=hinge"],
+    "r1": ["loss.kind=logistic", "loss.penalty=r1"],
+    "strict": ["networks.g_weights=weightnorm-strict", "networks.d_weights=weightnorm-strict"],
+    "dcgan": ["networks.family=dcgan", "networks.d_norm=batch", "loss.penalty=none", "networks.mbstd_group=0"],
+    "resnet": ["networks.family=resnet", "networks.d_norm=layer", "networks.g_norm=batch"],
+}
+
+
+@pytest.mark.parametrize("name", TECHNIQUES)
+def test_memory_is_reckoned_for_other_techniques(name):
+    config = _config(*TECHNIQUES[name])
+    cost = plan.image_bytes(config, *on_meta(config), 2)
+    assert 1e4 < cost < 1e6
+    assert plan_rows(config, CPU)[-1]["micro_batch"] == 14
+
+
+def test_a_row_of_networks_that_do_not_grow():
+    rows = plan_rows(_config(*TECHNIQUES["resnet"]), CPU)
+    assert [(row["phase"], row["resolution"], row["iterations"]) for row in rows] == [("stable", 16, 215)]
+
+
+def test_networks_that_cannot_be_are_the_users_mistake():
+    for texts, message in [
+        (["networks.family=dcgan", "growth.max_res=8"], r"^networks: the resolution 8 of a network that does not grow"),
+        (
+            ["networks.family=resnet", "networks.layout=sndcgan"],
+            r"^networks: the family `resnet` has no option `layout`",
+        ),
+    ]:
+        with pytest.raises(UserError, match=message):
+            on_meta(_config(*texts))
+
+
+def test_the_loss_takes_its_knobs_from_the_configuration():
+    knobs = ["kind=logistic", "penalty=r1", "r1_gamma=3", "wgan_lambda=5", "wgan_target=2", "wgan_epsilon=0.1"]
+    config = _config(*(f"loss.{knob}" for knob in knobs), "networks.spectral_iterate=always")
+    assert plan.critic_loss(config, 1) == CriticLoss(5, 2, 0.1, 0.5, "logistic", "r1", 3, "always")
+    assert plan.critic_loss(Config(), 8) == CriticLoss()
+
+
+def test_the_first_d_is_clipped_and_moved_by_the_optimizer_that_is_asked_for():
+    knobs = ["optimizer=rmsprop", "rmsprop_alpha=0.9", "rmsprop_epsilon=1e-6", "adam_beta1=0.5"]
+    config = _config("loss.clip=0.01", "loss.penalty=none", *(f"training.{knob}" for knob in knobs))
+    state = plan.first_state(config, CPU)
+    layer = state.D.get_submodule("blocks.16x16.conv0")
+    assert (layer.weight * layer.scale).abs().max().item() == pytest.approx(0.01)
+    assert (state.G.get_submodule("blocks.16x16.conv0").weight).abs().max() > 1
+    assert state.moving == Moving("rmsprop", 0.5, 0.99, 1e-8, 0.9, 1e-6)
+    assert state.opt_D.param_groups[0]["alpha"] == 0.9
+
+
 def test_groups_are_those_of_the_configuration():
     phase = schedule_of(_config()).phases[-1]
     assert [mbstd_group(_config(f"networks.mbstd_group={n}"), phase) for n in (0, 1, 4, 7, 16)] == [1, 1, 2, 7, 14]
@@ -105,3 +171,20 @@ def test_the_table_has_aligned_columns_and_a_line_a_phase():
         assert text in lines[2]
     assert "6 - 9" in lines[5]
     assert "0.2" in lines[5]
+
+
+def test_rates_that_fall_are_shown_from_where_to_where():
+    config = _config("training.decay=linear", "training.decay_from=0.5", "training.d_lr_ratio=2")
+    rows = plan_rows(config, CPU)
+    assert [row["decay"] for row in rows] == [
+        [1, 1],
+        [1, 1],
+        [1, 1],
+        [1, pytest.approx(2 / 3)],
+        [pytest.approx(2 / 3), 0],
+    ]
+    lines = describe_plan(config, CPU)
+    assert "0.1  " in lines[1]
+    assert "0.2 -> 0.133333" in lines[4]
+    assert "0.133333 -> 0" in lines[5]
+    assert "0.266667 -> 0" in lines[5]

@@ -9,26 +9,27 @@ from torch import Tensor
 
 from progan.errors import UserError
 from progan.nn.progressive import Generator
-from progan.training.state import TrainState, load_strictly, new_state
+from progan.training.state import OPTIMIZERS, Moving, TrainState, load_strictly, new_state, optimizer_of
 from progan.training.steps import CriticLoss, Part, Where, d_step, g_step, update_average
 
 NET = {"max_res": 8, "fmap_base": 32, "fmap_max": 8}
+PROGAN = CriticLoss()
 
 
 def _state(device: torch.device, seed: int = 0, **changes) -> TrainState:
     return new_state({**NET, "latent_size": 6, **changes}, {**NET, **changes}, seed, device)
 
 
-def _train(state: TrainState, steps: int = 3, seed: int = 0) -> None:
+def _train(state: TrainState, steps: int = 3, seed: int = 0, loss: CriticLoss = PROGAN) -> None:
     numbers = torch.Generator().manual_seed(seed)
     device, where = next(state.G.parameters()).device, Where(1, 0.5, 4, 4)
     state.set_rates(0.01, 0.02)
     for _ in range(steps):
         reals, latents = torch.randn(4, 3, 8, 8, generator=numbers), torch.randn(4, 6, generator=numbers)
         part = Part(reals.to(device), latents.to(device), torch.rand(4, generator=numbers).to(device))
-        d_step(state.G, state.D, state.opt_D, [part], where, CriticLoss())
+        d_step(state.G, state.D, state.opt_D, [part], where, loss)
         update_average(state.G_ema, state.G, 0.9, 1)
-        g_step(state.G, state.D, state.opt_G, [part.latents], where)
+        g_step(state.G, state.D, state.opt_G, [part.latents], where, loss=loss)
         state.cur_nimg += 4
 
 
@@ -120,7 +121,71 @@ def test_a_reset_forgets_adams_moments_and_nothing_else(device):
     assert not _same(state.pack()["G"], before["G"])  # the new optimizers move the same networks
 
 
+# --- other optimizers ---
+
+
+def test_adams_knobs_reach_it(device):
+    state = new_state(NET, NET, 0, device, Moving(adam_beta1=0.5, adam_beta2=0.9, adam_epsilon=1e-6))
+    for optimizer in (state.opt_G, state.opt_D):
+        (group,) = optimizer.param_groups
+        assert (group["betas"], group["eps"], group["lr"]) == ((0.5, 0.9), 1e-6, 0.0)
+
+
+def test_rmsprop_is_torchs_with_its_own_knobs(device):
+    """A step of it is -lr g / (sqrt((1 - alpha) g^2) + epsilon)."""
+    state = new_state(NET, NET, 0, device, Moving("rmsprop", rmsprop_alpha=0.9, rmsprop_epsilon=1e-6))
+    state.set_rates(0.1, 0.2)
+    assert isinstance(state.opt_D, torch.optim.RMSprop)
+    p = state.D.get_parameter("rgb.8x8.weight")
+    before, p.grad = p.detach().clone(), torch.randn_like(p)
+    state.opt_D.step()
+    wanted = before - 0.2 * p.grad / ((0.1 * p.grad**2).sqrt() + 1e-6)
+    assert torch.allclose(p, wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_a_reset_keeps_the_kind_of_optimizer(device):
+    state = new_state(NET, NET, 0, device, Moving("rmsprop", rmsprop_alpha=0.9))
+    state.reset_optimizers()
+    for optimizer in (state.opt_G, state.opt_D):
+        assert isinstance(optimizer, torch.optim.RMSprop)
+        assert optimizer.param_groups[0]["alpha"] == 0.9
+
+
+def test_a_wrong_optimizer_answers_with_the_list():
+    with pytest.raises(ValueError, match="the optimizer `sgd` is none of adam, rmsprop"):
+        optimizer_of(torch.nn.Linear(1, 1), Moving("sgd"))
+    assert list(OPTIMIZERS) == ["adam", "rmsprop"]
+
+
 # --- there and back ---
+
+TECHNIQUES = {
+    "spectral": ({"weights": "spectral", "attention": 8}, {"weights": "spectral", "attention": 8}, Moving()),
+    "batch norm": ({"norm": "batch"}, {"norm": "batch"}, Moving()),
+    "strict": ({"weights": "weightnorm-strict"}, {"weights": "weightnorm-strict"}, Moving("rmsprop")),
+    "weightnorm": ({"weights": "weightnorm"}, {"weights": "weightnorm"}, Moving("rmsprop")),
+}
+
+
+@pytest.mark.parametrize("name", TECHNIQUES)
+def test_a_state_with_other_techniques_goes_on_as_if_nothing_had_happened(name, device):
+    """Singular vectors, batch statistics and the other optimizer's moments are saved with the rest."""
+    for_G, for_D, moving = TECHNIQUES[name]
+    loss = CriticLoss(kind="hinge", penalty="none")
+
+    def state(seed: int) -> TrainState:
+        return new_state({**NET, "latent_size": 6, **for_G}, {**NET, **for_D}, seed, device, moving)
+
+    straight, resumed = state(0), state(99)
+    _train(straight, 3, loss=loss)
+    saved = _through_a_file(straight.pack())
+    _train(straight, 2, 5, loss)
+    resumed.unpack(saved)
+    _train(resumed, 2, 5, loss)
+    assert _same(resumed.pack(), straight.pack())
+    assert not _same(resumed.pack()["G_ema"], saved["G_ema"])
+    if name in ("spectral", "batch norm"):
+        assert any(torch.is_tensor(b) and b.numel() > 1 for b in straight.G.buffers())
 
 
 def test_a_packed_state_comes_back_from_a_file_to_the_bit(device):
