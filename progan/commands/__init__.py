@@ -23,6 +23,7 @@ VERBS = {
     "data": "Look at a pyramid: what is in it, and whether it is whole.",
     "generate": "Write pictures of seeds.",
     "interpolate": "Render a latent walk.",
+    "project": "Find the latent of a picture.",
     "board": "Open TensorBoard on runs.",
 }
 

@@ -63,6 +63,7 @@ def command(
     spectrum    distance of radial power spectra, in dB
     diversity   colours, and differences between pictures
     neighbours  distance to the nearest training picture, and copies of some
+    reconstruction  how near the best latent comes to real pictures (asked for by name)
     faces       modes and factors of the built-in portraits
     fid kid is prdc   on Inception features (pip install 'progan[metrics]')
     fd kd prdc        on the features of --features FILE
