@@ -42,11 +42,13 @@ OWN = ("default", "quickstart", "lsun-256", "paper-celebahq", "paper-cifar10", "
 CHECKED = [name for name in preset_names() if name not in OWN]
 BATCH, STEPS, SIZE = 8, 200, 32
 
+NARROW = ("networks.fmap_base=512",)  # 64 maps up to 16x16, 32 at 32x32, as in the quickstart
+
 SYSTEMS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "progan": ("default", ("training.lr=0.003",)),
-    "progan-attention": ("progan-attention", ("training.lr=0.003", "networks.attention=16")),
-    "progan-hinge-r1": ("progan-hinge-r1", ("training.lr=0.003",)),
-    "progan-sn": ("progan-sn", ()),
+    "progan": ("default", ("training.lr=0.003", *NARROW)),
+    "progan-attention": ("progan-attention", ("training.lr=0.003", "networks.attention=16", *NARROW)),
+    "progan-hinge-r1": ("progan-hinge-r1", ("training.lr=0.003", *NARROW)),
+    "progan-sn": ("progan-sn", NARROW),
     "dcgan": ("dcgan", ("networks.fmap_base=1024",)),
     "sndcgan": ("sndcgan", ("networks.fmap_base=2048",)),
     "wngan": ("wngan", ("networks.fmap_base=1024",)),

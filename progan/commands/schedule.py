@@ -31,7 +31,11 @@ def command(
 ) -> None:
     """Print the growth plan as a table: what happens at which thousand images (kimg), with which batch and rates.
 
-    Presets: default (official, 1 GPU), paper-celebahq, paper-cifar10, lsun-256, v2-8gpu, quickstart.
+    \b
+    Presets: default (official, 1 GPU), paper-celebahq, paper-cifar10, lsun-256, v2-8gpu, quickstart,
+    progan-sn, progan-attention, progan-hinge-r1,
+    dcgan, wgan, wgan-gp, wgan-gp-ttur, sndcgan, sngan, sagan, sagan-blog, wngan,
+    table1-a, table1-b, table1-c, table1-d, table1-e-star, table1-e, table1-f, table1-g, table1-h.
     """
     from progan import config as config_module
     from progan.devices import pick_device

@@ -11,7 +11,7 @@ from progan.commands import main
 from progan.exchange.snapshots import save_snapshot
 from progan.metrics import runs
 from progan.metrics.results import read_results
-from progan.nn.progressive import Generator
+from progan.nn.families import make_generator
 from tests.conftest import TINY
 from tests.metrics.test_sets import folder
 
@@ -27,7 +27,7 @@ def own_cache(tmp_path, monkeypatch):
 def run(tmp_path, tiny_data):
     """A run with snapshots at 8x8 and, twice, at 16x16."""
     config = config_module.load(None, [*TINY, f"data.source={tiny_data}"])
-    G = Generator(**config_module.generator_arguments(config))
+    G = make_generator(**config_module.generator_arguments(config))
     path = tmp_path / "runs" / "one"
     for seed, (name, stage) in enumerate([("000001", 1), ("000002", 2), ("final", 2)]):
         G.reset_parameters(torch.Generator().manual_seed(min(seed, 1)))
