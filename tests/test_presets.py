@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -116,3 +118,16 @@ def test_each_technique_of_progan_is_one_switch(key: str, value: str) -> None:
 def test_the_two_time_scales_are_two_rates() -> None:
     point = schedule_of(load("sagan")).at(0)
     assert (point.lr_G, point.lr_D) == (pytest.approx(1e-4), pytest.approx(4e-4))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TECHNIQUES)
+def test_a_preset_trains_and_resumes_exactly(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the script that makes docs/results/techniques.md, in fewer steps."""
+    monkeypatch.setenv("PROGAN_CACHE", str(tmp_path / "cache"))
+    monkeypatch.syspath_prepend(str(preset_folder().parent / "benchmarks"))
+    script = importlib.import_module("techniques")
+    monkeypatch.setattr(script, "STEPS", 20)
+    row = script.checked(name, "faces:64", tmp_path / name)
+    assert row["finite"]
+    assert row["resume_exact"]

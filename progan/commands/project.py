@@ -84,7 +84,9 @@ def command(
     write_sheet(out / SHEET, found)
     if film:
         write_film(out / FILM, work, found)
-    work.console.line(f"{out}: {len(files)} pictures, {work.resolution}x{work.resolution} pixels")
+    work.console.line(
+        f"{out}: {len(files)} picture{'s' * (len(files) > 1)}, {work.resolution}x{work.resolution} pixels"
+    )
 
 
 @dataclass(frozen=True)
