@@ -70,7 +70,8 @@ def command(
     folder = rundir.fresh_run(folder) if fresh else folder
     where = pick_device(device)
     if dry_run:
-        for line in (f"{folder}, on {where}", *plan.describe_plan(config, where)):
+        notes = [f"Note: {doubt}" for doubt in config_module.doubts(config)]
+        for line in (f"{folder}, on {where}", *plan.describe_plan(config, where), *notes):
             click.echo(line)
         return 0
     return loop.train(config, folder, where, kimg, Console())

@@ -257,6 +257,13 @@ def test_the_help_of_schedule_names_every_preset(capsys: pytest.CaptureFixture[s
     assert {name for name in preset_names() if name not in printed} == set()
 
 
+def test_dry_run_notes_what_is_doubtful(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "--config", "progan-sn", "--max-res", "16", "-n"]) == 0
+    assert "Note:" not in capsys.readouterr().out
+    assert main(["train", "--config", "progan-sn", "--set", "loss.kind=wgan", "--max-res", "16", "-n"]) == 0
+    assert "Note: A spectral D with loss.kind wgan and no penalty" in capsys.readouterr().out
+
+
 def test_dry_run_prints_the_plan_and_writes_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
