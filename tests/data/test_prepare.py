@@ -348,7 +348,7 @@ prepare(sys.argv[1], Path(sys.argv[2]), Recipe(64), Wish(workers=int(sys.argv[3]
 """
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_killed_again_and_again_it_ends_as_if_nothing_had_happened(tmp_path, workers):
     source = tmp_path / "pictures"
     source.mkdir()

@@ -385,7 +385,15 @@ KNOBS = {
 }
 
 
-@pytest.mark.parametrize("knobs", KNOBS)
+@pytest.mark.parametrize(
+    "knobs",
+    [
+        "plain",
+        "micro-batches",
+        pytest.param("balanced", marks=pytest.mark.slow),
+        pytest.param("d_repeats", marks=pytest.mark.slow),
+    ],
+)
 def test_reading_ahead_changes_nothing(
     knobs: str, tiny: Tiny, labelled: Path, tmp_path: Path, quiet: Console, monkeypatch: pytest.MonkeyPatch
 ) -> None:
