@@ -18,7 +18,7 @@ from progan.data.pyramid import Pyramid
 from progan.data.sources import is_faces, open_source
 from progan.errors import UserError
 from progan.exchange.snapshots import Snapshot, painter
-from progan.metrics.sets import Fakes, Files, First, Kept, Pictures, Reals, Watched, content_of, files_of, real_sets
+from progan.metrics.sets import Fakes, Files, Kept, Pictures, Reals, Watched, content_of, files_of, real_sets
 from progan.nn.families import Generator
 
 OFFICIAL = 16384  # pictures
@@ -43,12 +43,6 @@ class Case:
     def resolution(self) -> int:
         """Of all pictures."""
         return int(self.ground["resolution"])
-
-    @property
-    def even(self) -> tuple[Pictures, Pictures]:
-        """As many reals as fakes."""
-        count = min(self.counts)
-        return First(self.reals, count), First(self.fakes, count)
 
     def watched(self, console: Console) -> Case:
         """The same, showing how many pictures have gone by."""

@@ -10,7 +10,7 @@ import contextlib
 import functools
 import json
 import time
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -70,7 +70,7 @@ class Tools:
         self.device, self.console, self.seed, self.repeats = device, console, seed, repeats
         self.inception, self.features = inception, features
         self.sheets: dict[str, Tensor] = {}  # pictures that a metric has made beside its numbers: [n, C, H, W]
-        self._projected: tuple[Hashable, Projected] | None = None
+        self._projected: tuple[Pictures, tuple[int, Draws], Projected] | None = None
         self._seen: tuple[Pictures, Features] | None = None
 
     @functools.cached_property
@@ -80,10 +80,10 @@ class Tools:
 
     def projected(self, pictures: Pictures, count: int, draws: Draws) -> Projected:
         """The first pictures of a set, made ready for the SWD; the latest is remembered, since a floor needs it too."""
-        key = id(pictures), count, draws
-        if self._projected is None or self._projected[0] != key:
-            self._projected = key, project(First(pictures, count), draws, self.device)
-        return self._projected[1]
+        latest, wanted = self._projected, (count, draws)
+        if latest is None or latest[0] is not pictures or latest[1] != wanted:
+            latest = self._projected = pictures, wanted, project(First(pictures, count), draws, self.device)
+        return latest[2]
 
     def features_of(self, pictures: Pictures) -> Features:
         """The features of a set; those of the latest are remembered, since metrics share them."""

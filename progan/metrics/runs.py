@@ -18,7 +18,7 @@ from progan.exchange.snapshots import Snapshot, find_snapshot, load_snapshot, sn
 from progan.files import atomic
 from progan.images import enlarge, grid, png
 from progan.metrics.cases import Case, case_of, folders_case, ground_of
-from progan.metrics.evaluate import About, Tools, result_of, usual
+from progan.metrics.evaluate import METRICS, About, Tools, result_of, usual
 from progan.metrics.results import FILE, Result, add_result, board_tag, lines, read_results
 
 
@@ -135,6 +135,7 @@ def outline(case: Case) -> str:
 
 def show(result: Result, new: bool, console: Console) -> None:
     """A result for people."""
-    console.line(f"{result.metric}  ({result.sec:.1f} s)" if new else f"{result.metric}  (measured before)")
+    when = f"{result.sec:.1f} s" if new else "measured before"
+    console.line(f"{result.metric}: {METRICS[result.metric].meaning}  ({when})")
     for line in lines(result):
         console.line(line)

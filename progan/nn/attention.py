@@ -66,6 +66,7 @@ class SelfAttention(Drawn):
         nn.init.zeros_(self.gamma)
 
     def forward(self, x: Tensor) -> Tensor:
+        """[N, C, H, W] -> same shape: x, and gamma times what each pixel gathers from all."""
         keys, values = self.keys(x), self.values(x)
         if self.pooled:
             keys, values = F.max_pool2d(keys, 2), F.max_pool2d(values, 2)
